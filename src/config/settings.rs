@@ -1,0 +1,520 @@
+//! The settings as the program uses them, one struct a module, with their defaults.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::message::{DeviceId, TopicFilter};
+
+/// Everything.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The name of this gateway: half of the key of every reading in the cloud.
+    pub gateway_id: DeviceId,
+    /// Where the PKI, the buffer and the clock's floor live.
+    pub data_dir: PathBuf,
+    /// How logs are written.
+    pub log: Log,
+    /// How long SIGTERM may take to drain.
+    pub shutdown_timeout: Duration,
+    /// Certificates.
+    pub pki: Pki,
+    /// The TLS listener.
+    pub listener: Listener,
+    /// Who may do what.
+    pub access: Access,
+    /// Which publishes are readings.
+    pub streams: Vec<Stream>,
+    /// The store on disk.
+    pub buffer: Buffer,
+    /// Trust in the wall clock.
+    pub clock: Clock,
+    /// Where readings go.
+    pub sinks: Vec<Sink>,
+}
+
+/// How logs are written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// The form of a line.
+    pub format: LogFormat,
+    /// A `tracing` filter such as `info` or `tampu=debug`.
+    pub level: String,
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// The journal when systemd started the daemon, text otherwise.
+    Auto,
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+    /// The journal's native protocol.
+    Journal,
+}
+
+/// Certificates. Without files of the operator's own, the gateway makes a CA and keeps it in `data_dir`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pki {
+    /// A CA certificate that signs devices (PEM), with `ca_key` if this gateway may sign.
+    pub ca_cert: Option<PathBuf>,
+    /// Its key (PEM).
+    pub ca_key: Option<PathBuf>,
+    /// The server's certificate chain (PEM).
+    pub server_cert: Option<PathBuf>,
+    /// Its key (PEM).
+    pub server_key: Option<PathBuf>,
+    /// More DNS names and addresses for the server certificate's SANs.
+    pub names: Vec<String>,
+}
+
+/// Whether a device must show a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientAuth {
+    /// No certificate, no connection.
+    Required,
+    /// Without a certificate a device is `anonymous`.
+    Optional,
+}
+
+/// The TLS listener, and the limits that hold before anything large is allocated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// Where to listen.
+    pub address: SocketAddr,
+    /// Whether a device must show a certificate.
+    pub client_auth: ClientAuth,
+    /// From accept to the end of the TLS handshake.
+    pub handshake_timeout: Duration,
+    /// From the end of the handshake to a whole CONNECT.
+    pub connect_timeout: Duration,
+    /// Connections at once.
+    pub max_connections: usize,
+    /// TLS handshakes at once: a P-256 handshake keeps an ESP8266 busy for 1–2 s.
+    pub max_handshakes: usize,
+    /// The largest packet taken, in bytes, fixed header included.
+    pub max_packet_bytes: usize,
+    /// QoS 1 publishes of one connection that wait for their ack before it is read further.
+    pub max_inflight: u16,
+    /// Bytes that may wait for a slow subscriber before its messages are dropped.
+    pub max_queued_bytes: usize,
+    /// Topic filters a connection may hold.
+    pub max_subscriptions: usize,
+    /// The longest keep alive that is granted silence; 0 from a client means this.
+    pub max_keep_alive: Duration,
+}
+
+impl Default for Listener {
+    fn default() -> Self {
+        Self {
+            address: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8883)),
+            client_auth: ClientAuth::Required,
+            handshake_timeout: Duration::from_secs(15),
+            connect_timeout: Duration::from_secs(10),
+            max_connections: 10_000,
+            max_handshakes: 64,
+            max_packet_bytes: 256 * 1024,
+            max_inflight: 1_000,
+            max_queued_bytes: 1024 * 1024,
+            max_subscriptions: 100,
+            max_keep_alive: Duration::from_secs(1_200),
+        }
+    }
+}
+
+/// Who may do what.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Access {
+    /// Rules beyond the default, in the order of the file.
+    pub rules: Vec<AclRule>,
+    /// The identity of a device without a certificate; `None` refuses it.
+    pub anonymous: Option<DeviceId>,
+}
+
+/// A rule that allows something. What no rule allows is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AclRule {
+    /// The devices it speaks of: a name, or `*` for every device with a certificate.
+    pub device: DeviceMatch,
+    /// Filters that may be published to; `{device}` stands for the device's name.
+    pub publish: Vec<TopicTemplate>,
+    /// Filters that may be subscribed to.
+    pub subscribe: Vec<TopicTemplate>,
+}
+
+/// Which devices a rule or a stream speaks of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeviceMatch {
+    /// Every device that showed a certificate.
+    Certified,
+    /// This one.
+    Named(DeviceId),
+}
+
+/// A topic filter in which `{device}` stands for a name. Checked: it is a filter whatever the name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicTemplate(pub(super) String);
+
+impl TopicTemplate {
+    /// Parses a template.
+    ///
+    /// # Errors
+    /// When it is no filter.
+    pub fn parse(text: &str) -> Result<Self, crate::message::InvalidTopic> {
+        TopicFilter::parse(&text.replace("{device}", "x"))?;
+        Ok(Self(text.to_owned()))
+    }
+
+    /// The filter for one device.
+    #[must_use]
+    pub fn for_device(&self, device: &DeviceId) -> TopicFilter {
+        TopicFilter::parse(&self.0.replace("{device}", device.as_str()))
+            .expect("a template was checked, and a device name holds no wildcard")
+    }
+
+    /// The template as written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Publishes that are readings: they are stored before they are acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stream {
+    /// Its name, unique.
+    pub name: String,
+    /// Which topics.
+    pub filter: TopicFilter,
+    /// Where the device's name is taken from.
+    pub device: DeviceSource,
+    /// What a payload must be.
+    pub format: PayloadFormat,
+    /// Named fields, with their types. Empty: every field of a JSON object, untyped.
+    pub fields: Vec<Field>,
+    /// The check that a payload must pass.
+    pub integrity: Option<Integrity>,
+    /// Who may publish to it besides those whom the ACL lets.
+    pub open_to: Vec<DeviceMatch>,
+}
+
+/// Where the name of the device behind a reading is taken from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceSource {
+    /// The CN of the certificate (or the anonymous identity's name).
+    Certificate,
+    /// The MQTT client id.
+    ClientId,
+    /// A level of the topic, counted from 1.
+    TopicLevel(usize),
+}
+
+/// What a payload must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PayloadFormat {
+    /// A JSON text (RFC 8259).
+    Json,
+    /// A decimal number as text, finite; one trailing NUL and white space around it are forgiven.
+    Number,
+    /// Any UTF-8 text.
+    Text,
+}
+
+/// A field of a JSON payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Field {
+    /// The path in the object, parts joined by `.`, as in `DS18B20.Temperature`.
+    pub path: String,
+    /// What its value must be, if it is there.
+    pub kind: FieldKind,
+    /// Whether a payload without it is refused.
+    pub required: bool,
+}
+
+/// What the value of a field must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FieldKind {
+    /// Anything.
+    Any,
+    /// A finite number.
+    Number,
+    /// A number without a fraction.
+    Integer,
+    /// `true` or `false`.
+    Boolean,
+    /// A string.
+    Text,
+}
+
+/// A check over the payload without the field that carries it. That field must be the last
+/// member of the object; what is checked is every byte before the comma in front of it, and the closing brace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Integrity {
+    /// The name of the field that carries the check, as a hexadecimal string.
+    pub field: String,
+    /// How it is computed.
+    pub check: IntegrityCheck,
+}
+
+/// How a check is computed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IntegrityCheck {
+    /// CRC-32 (IEEE 802.3), against damage.
+    Crc32,
+    /// HMAC-SHA-256 with the device's key, against forgery.
+    HmacSha256 {
+        /// A key for each device.
+        keys: BTreeMap<DeviceId, Secret>,
+    },
+}
+
+/// A secret. Its text is seen by [`Secret::expose`] alone: it is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Keeps a secret.
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The secret itself. Only for the request that needs it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+/// What to do when the buffer is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FullPolicy {
+    /// The oldest readings make room, counted.
+    DropOldest,
+    /// QoS 1 publishes stay unacknowledged until there is room; QoS 0 ones are refused, counted.
+    RefuseNew,
+}
+
+/// The store on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Buffer {
+    /// How long a publish that waits for its ack may wait for company in its group.
+    pub ack_delay: Duration,
+    /// How long a QoS 0 publish, which nobody waits for, may be in memory only.
+    pub qos0_window: Duration,
+    /// Bytes on disk that the store may take.
+    pub max_bytes: u64,
+    /// Readings older than this are dropped, counted.
+    pub max_age: Option<Duration>,
+    /// Free space of the file system that is left to others, in bytes.
+    pub min_free_bytes: u64,
+    /// What to do at either bound.
+    pub when_full: FullPolicy,
+    /// Dead letters that are kept; beyond it the oldest goes, counted.
+    pub max_dead_letters: usize,
+}
+
+impl Default for Buffer {
+    fn default() -> Self {
+        Self {
+            ack_delay: Duration::from_millis(50),
+            qos0_window: Duration::from_secs(2),
+            max_bytes: 2 * 1024 * 1024 * 1024,
+            max_age: None,
+            min_free_bytes: 256 * 1024 * 1024,
+            when_full: FullPolicy::DropOldest,
+            max_dead_letters: 10_000,
+        }
+    }
+}
+
+/// Trust in the wall clock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Clock {
+    /// How long after the start readings wait for the true time before they go on, marked.
+    pub sync_wait: Duration,
+    /// How to know that the wall clock is synchronised.
+    pub source: ClockSource,
+}
+
+/// How to know that the wall clock is synchronised.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClockSource {
+    /// The kernel's `STA_UNSYNC` flag (adjtimex(2)), which every time daemon clears.
+    Kernel,
+    /// A file that a time daemon makes once it is, such as `/run/systemd/timesync/synchronized`.
+    File(PathBuf),
+    /// The operator vouches for it (a box with a good RTC).
+    Trusted,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self { sync_wait: Duration::from_secs(300), source: ClockSource::Kernel }
+    }
+}
+
+/// Where readings go.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sink {
+    /// Its name, unique: cursors and counters hang on it.
+    pub name: SinkName,
+    /// The streams that it takes; empty for all.
+    pub streams: Vec<String>,
+    /// How it is spoken to.
+    pub kind: SinkKind,
+    /// The time a request may take.
+    pub timeout: Duration,
+    /// CA certificates (PEM) to trust instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Whether the newest readings go before the backlog after an outage.
+    pub live_first: bool,
+}
+
+/// The name of a sink: as a [`DeviceId`], so that it can stand in a key and a log line.
+pub type SinkName = DeviceId;
+
+/// How a sink is spoken to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SinkKind {
+    /// A ThingSpeak channel.
+    ThingSpeak(ThingSpeak),
+    /// A Supabase (PostgREST) table.
+    Supabase(Supabase),
+}
+
+/// A ThingSpeak channel, written in bulk.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ThingSpeak {
+    /// `https://api.thingspeak.com`, or a server that speaks the same.
+    pub url: String,
+    /// The channel's number.
+    pub channel: u64,
+    /// Its write key.
+    pub write_key: Secret,
+    /// Which value goes where.
+    pub fields: Vec<ThingSpeakMapping>,
+    /// Entries a call: at most 960 on a free licence, 14,400 on a paid one.
+    pub max_entries: usize,
+    /// Between two calls: 15 s on every licence.
+    pub interval: Duration,
+    /// Two values of one field in one second, the finest time that a channel keeps.
+    pub collision: Collision,
+    /// Readings of this span become one entry with their mean.
+    pub average: Option<Duration>,
+    /// Messages a year that the licence allows: 3 million free.
+    pub yearly_allowance: u64,
+}
+
+/// Which value goes into which part of a ThingSpeak entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ThingSpeakMapping {
+    /// The stream; `None` for any.
+    pub stream: Option<String>,
+    /// The device; `None` for any.
+    pub device: Option<DeviceId>,
+    /// The path in a JSON payload; empty for the payload itself (`number` and `text` streams).
+    pub path: String,
+    /// Where it goes.
+    pub to: ThingSpeakTarget,
+}
+
+/// A part of a ThingSpeak entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ThingSpeakTarget {
+    /// `field1` to `field8`.
+    Field(u8),
+    /// `latitude`.
+    Latitude,
+    /// `longitude`.
+    Longitude,
+    /// `elevation`.
+    Elevation,
+    /// `status`.
+    Status,
+}
+
+/// What becomes of two values of one field in one second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Collision {
+    /// Numbers are averaged; of texts the last one stays. Nothing counts as dropped.
+    Average,
+    /// The first one stays; the others are dropped, counted.
+    First,
+    /// The last one stays; the others are dropped, counted.
+    Last,
+}
+
+/// A Supabase table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Supabase {
+    /// `https://<ref>.supabase.co`, or the base of another PostgREST with `rest_path`.
+    pub url: String,
+    /// `/rest/v1` on Supabase.
+    pub rest_path: String,
+    /// The key: `sb_secret_…`, `sb_publishable_…` or a legacy JWT.
+    pub key: Secret,
+    /// The schema; `None` for the first that is exposed.
+    pub schema: Option<String>,
+    /// The table.
+    pub table: String,
+    /// What a row is made of.
+    pub rows: SupabaseRows,
+    /// Rows a request: PostgREST has no bound, hosted Supabase's is unknown; it is halved on 413 and 57014.
+    pub max_rows: usize,
+    /// Bytes a request.
+    pub max_bytes: usize,
+    /// Between two requests.
+    pub interval: Duration,
+}
+
+/// What a row is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SupabaseRows {
+    /// `packaging/supabase/schema.sql`: the whole reading, its payload as `jsonb`.
+    Whole,
+    /// The key columns, and a column for each of these.
+    Columns(Vec<ColumnMapping>),
+}
+
+/// Which value goes into which column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ColumnMapping {
+    /// The column.
+    pub column: String,
+    /// What goes in.
+    pub value: ColumnValue,
+}
+
+/// What goes into a column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ColumnValue {
+    /// A value of the payload, by its path; empty for the payload itself.
+    Payload(String),
+    /// The device's name.
+    Device,
+    /// The stream's name.
+    Stream,
+    /// The topic.
+    Topic,
+    /// The time of receipt.
+    Time,
+    /// `synchronized`, `corrected` or `unsynchronized`.
+    Clock,
+}

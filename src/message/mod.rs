@@ -1,0 +1,9 @@
+//! The nouns, parsed once: whoever holds one of these holds a valid one.
+
+mod device;
+mod reading;
+mod topic;
+
+pub use device::{DeviceId, InvalidDeviceId};
+pub use reading::{BootId, ClockQuality, Incoming, Qos, Reading, Seq, Stamp};
+pub use topic::{InvalidTopic, Topic, TopicFilter};
