@@ -1,6 +1,102 @@
 //! What the operator wants. [`Config`] is valid by construction: a text that is not becomes
 //! a list of [`Problem`]s, each naming the key, where it was set, and what would be right.
+//!
+//! Settings come from a TOML file and from variables such as `TAMPU_LISTENER__ADDRESS`, which win.
 
+mod parse;
+mod secret;
 mod settings;
+mod sinks;
+mod table;
+#[cfg(test)]
+mod tests;
 
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use figment::Figment;
+use figment::providers::{Env, Format, Toml};
+
+pub use secret::Secret;
 pub use settings::*;
+
+/// The file that the package installs.
+pub const SYSTEM_FILE: &str = "/etc/tampu/config.toml";
+
+/// Something that is wrong with a setting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The key, as in `sink.cloud.write_key`.
+    pub key: String,
+    /// The file or variable that set it.
+    pub origin: String,
+    /// What is wrong, and what would be right.
+    pub what: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, origin, what } = self;
+        match (key.is_empty(), origin.is_empty()) {
+            (true, _) => write!(f, "{origin}: {what}"),
+            (false, true) => write!(f, "{key}: {what}"),
+            (false, false) => write!(f, "{key} ({origin}): {what}"),
+        }
+    }
+}
+
+/// Every problem of a configuration, not only the first.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", list(.0))]
+pub struct Invalid(pub Vec<Problem>);
+
+fn list(problems: &[Problem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+impl Config {
+    /// Reads the file, if one is named, and the environment.
+    ///
+    /// # Errors
+    /// Every problem that can be seen without a network.
+    pub fn load(file: Option<&Path>) -> Result<Self, Invalid> {
+        let mut figment = Figment::new();
+        if let Some(file) = file {
+            let text = std::fs::read_to_string(file).map_err(|error| {
+                let what = format!("cannot be read: {error}; `tampu init` writes a commented one");
+                Invalid(vec![Problem { key: String::new(), origin: file.display().to_string(), what }])
+            })?;
+            toml_problem(file, &text)?;
+            figment = figment.merge(Toml::file_exact(file));
+        }
+        let nested = |key: &figment::value::UncasedStr| key.as_str().contains("__");
+        parse::config(&figment.merge(Env::prefixed("TAMPU_").filter(nested).split("__")))
+    }
+
+    /// Parses a text as if it were a file, without the environment.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn from_toml(text: &str) -> Result<Self, Invalid> {
+        toml_problem(Path::new("config.toml"), text)?;
+        parse::config(&Figment::from(Toml::string(text)))
+    }
+
+    /// The file that is used when none is named: the package's, if it is there.
+    #[must_use]
+    pub fn default_file() -> Option<PathBuf> {
+        let file = PathBuf::from(SYSTEM_FILE);
+        file.exists().then_some(file)
+    }
+}
+
+/// A text that is no TOML, with the line at fault.
+fn toml_problem(file: &Path, text: &str) -> Result<(), Invalid> {
+    let Err(error) = text.parse::<toml::Table>() else { return Ok(()) };
+    let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+    Err(Invalid(vec![Problem {
+        key: String::new(),
+        origin: format!("{}, line {line}", file.display()),
+        what: format!("this is not TOML: {}", error.message()),
+    }]))
+}

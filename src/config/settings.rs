@@ -1,11 +1,11 @@
 //! The settings as the program uses them, one struct a module, with their defaults.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::Secret;
 use crate::message::{DeviceId, TopicFilter};
 
 /// Everything.
@@ -204,6 +204,21 @@ pub struct Stream {
     pub open_to: Vec<DeviceMatch>,
 }
 
+/// Without a `[[stream]]` in the file: what a device publishes below `{device}/readings`, as JSON.
+impl Default for Stream {
+    fn default() -> Self {
+        Self {
+            name: "readings".to_owned(),
+            filter: TopicFilter::parse("+/readings/#").expect("it keeps the rules"),
+            device: DeviceSource::Certificate,
+            format: PayloadFormat::Json,
+            fields: Vec::new(),
+            integrity: None,
+            open_to: Vec::new(),
+        }
+    }
+}
+
 /// Where the name of the device behind a reading is taken from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeviceSource {
@@ -274,30 +289,6 @@ pub enum IntegrityCheck {
         /// A key for each device.
         keys: BTreeMap<DeviceId, Secret>,
     },
-}
-
-/// A secret. Its text is seen by [`Secret::expose`] alone: it is never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Keeps a secret.
-    #[must_use]
-    pub fn new(text: String) -> Self {
-        Self(text)
-    }
-
-    /// The secret itself. Only for the request that needs it.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(secret)")
-    }
 }
 
 /// What to do when the buffer is full.

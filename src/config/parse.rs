@@ -1,0 +1,402 @@
+//! From figment's values to [`Config`], a function a table of the file.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use figment::Figment;
+use figment::value::{Dict, Value};
+
+use super::sinks::sinks;
+use super::table::{Notes, Table, secret_of, shown};
+use super::{
+    Access, AclRule, Buffer, ClientAuth, Clock, ClockSource, Config, DeviceMatch, DeviceSource, Field,
+    FieldKind, FullPolicy, Integrity, IntegrityCheck, Invalid, Listener, Log, LogFormat, PayloadFormat, Pki,
+    Stream, TopicTemplate,
+};
+use crate::message::{DeviceId, TopicFilter};
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3_600);
+const YEARS: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// Reads everything, or says everything that is wrong.
+pub(super) fn config(figment: &Figment) -> Result<Config, Invalid> {
+    let mut notes = Notes { figment, problems: Vec::new() };
+    let values = match figment.extract::<Dict>() {
+        Ok(values) => values,
+        Err(error) => {
+            notes.note(String::new(), None, error);
+            return Err(Invalid(notes.problems));
+        }
+    };
+    let mut root = Table::new(String::new(), values, &mut notes);
+    let (gateway_id, data_dir, shutdown_timeout) = gateway(root.table("gateway"));
+    let log = log(root.table("log"));
+    let pki = pki(root.table("pki"));
+    let listener = listener(root.table("listener"));
+    let access = access(&mut root, listener.client_auth);
+    let streams = streams(&mut root);
+    let buffer = buffer(root.table("buffer"));
+    let clock = clock(root.table("clock"));
+    let sinks = sinks(&mut root, &streams);
+    root.finish();
+    if notes.problems.is_empty() {
+        return Ok(Config {
+            gateway_id,
+            data_dir,
+            log,
+            shutdown_timeout,
+            pki,
+            listener,
+            access,
+            streams,
+            buffer,
+            clock,
+            sinks,
+        });
+    }
+    Err(Invalid(notes.problems))
+}
+
+fn gateway(mut table: Table) -> (DeviceId, PathBuf, Duration) {
+    let id = table.parsed("id", DeviceId::parse).unwrap_or_else(host_id);
+    let data_dir = table.path("data_dir").unwrap_or_else(default_data_dir);
+    let shutdown_timeout =
+        table.duration("shutdown_timeout", SECOND..=HOUR).unwrap_or(Duration::from_secs(20));
+    table.finish();
+    (id, data_dir, shutdown_timeout)
+}
+
+/// The host's name, as far as it can be a device name.
+fn host_id() -> DeviceId {
+    hostname::get()
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .and_then(|name| DeviceId::parse(name.split('.').next().unwrap_or_default()).ok())
+        .unwrap_or_else(|| DeviceId::parse("tampu").expect("it keeps the rules"))
+}
+
+/// systemd's state directory; the system's for root; the user's otherwise (XDG Base Directory).
+fn default_data_dir() -> PathBuf {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(state) = variable("STATE_DIRECTORY") {
+        return state;
+    }
+    if rustix::process::geteuid().is_root() {
+        return PathBuf::from("/var/lib/tampu");
+    }
+    let state = variable("XDG_STATE_HOME").or_else(|| variable("HOME").map(|home| home.join(".local/state")));
+    state.unwrap_or_else(std::env::temp_dir).join("tampu")
+}
+
+fn log(mut table: Table) -> Log {
+    let format =
+        table.value("format", "\"auto\", \"text\", \"json\" or \"journal\"").unwrap_or(LogFormat::Auto);
+    let level = table
+        .parsed("level", |text| text.parse::<tracing_subscriber::filter::Targets>().map(|_| text.to_owned()));
+    table.finish();
+    Log { format, level: level.unwrap_or_else(|| "info".to_owned()) }
+}
+
+fn pki(mut table: Table) -> Pki {
+    let pki = Pki {
+        ca_cert: table.path("ca_cert"),
+        ca_key: table.path("ca_key"),
+        server_cert: table.path("server_cert"),
+        server_key: table.path("server_key"),
+        names: table
+            .list("names", |name| Ok::<_, std::convert::Infallible>(name.to_owned()))
+            .unwrap_or_default(),
+    };
+    if pki.ca_key.is_some() && pki.ca_cert.is_none() {
+        table.missing("ca_cert", "ca_key needs the certificate that belongs to it");
+    }
+    if pki.server_cert.is_some() && pki.server_key.is_none() {
+        table.missing("server_key", "server_cert needs the key that belongs to it");
+    }
+    if pki.server_key.is_some() && pki.server_cert.is_none() {
+        table.missing("server_cert", "server_key needs the certificate that belongs to it");
+    }
+    table.finish();
+    pki
+}
+
+fn listener(mut table: Table) -> Listener {
+    let default = Listener::default();
+    let minute = MILLISECOND..=Duration::from_secs(600);
+    let listener = Listener {
+        address: table
+            .parsed("address", |text| {
+                text.parse::<SocketAddr>()
+                    .map_err(|_| "an address is written as \"0.0.0.0:8883\" or \"[::]:8883\"")
+            })
+            .unwrap_or(default.address),
+        client_auth: table
+            .value::<ClientAuth>("client_auth", "\"required\" or \"optional\"")
+            .unwrap_or(default.client_auth),
+        handshake_timeout: table
+            .duration("handshake_timeout", minute.clone())
+            .unwrap_or(default.handshake_timeout),
+        connect_timeout: table.duration("connect_timeout", minute).unwrap_or(default.connect_timeout),
+        max_connections: table.count("max_connections", 1..=1_000_000).unwrap_or(default.max_connections),
+        max_handshakes: table.count("max_handshakes", 1..=10_000).unwrap_or(default.max_handshakes),
+        max_packet_bytes: table.parsed("max_packet", packet_bytes).unwrap_or(default.max_packet_bytes),
+        max_inflight: table
+            .number("max_inflight", 1..=u64::from(u16::MAX))
+            .and_then(|number| u16::try_from(number).ok())
+            .unwrap_or(default.max_inflight),
+        max_queued_bytes: table
+            .bytes("max_queued", 1024)
+            .and_then(|bytes| usize::try_from(bytes).ok())
+            .unwrap_or(default.max_queued_bytes),
+        max_subscriptions: table.count("max_subscriptions", 1..=100_000).unwrap_or(default.max_subscriptions),
+        max_keep_alive: table
+            .duration("max_keep_alive", SECOND..=Duration::from_secs(65_535))
+            .unwrap_or(default.max_keep_alive),
+    };
+    table.finish();
+    listener
+}
+
+/// The largest packet: a reading must fit the store's parts.
+fn packet_bytes(text: &str) -> Result<usize, String> {
+    let size = text.parse::<bytesize::ByteSize>().map(|size| size.as_u64());
+    match size.ok().and_then(|size| usize::try_from(size).ok()) {
+        Some(size @ 128..=1_048_576) => Ok(size),
+        _ => Err("a packet's bound is between 128 B and 1 MiB, written as \"256 KiB\"".to_owned()),
+    }
+}
+
+fn access(root: &mut Table, client_auth: ClientAuth) -> Access {
+    let mut access = Access::default();
+    for (path, dict) in root.tables("acl") {
+        let mut table = Table::new(path, dict, root.notes);
+        let device = table.parsed("device", device_match);
+        if device.is_none() {
+            table.missing("device", "a device's name, or \"*\" for every device with a certificate");
+        }
+        let (publish, subscribe) = topics(&mut table);
+        table.finish();
+        access.rules.extend(device.map(|device| AclRule { device, publish, subscribe }));
+    }
+    if let Some(value) = root.take("anonymous") {
+        let Some(dict) = value.as_dict() else {
+            root.wrong("anonymous", Some(&value), "write [anonymous]");
+            return access;
+        };
+        let mut table = Table::new("anonymous".to_owned(), dict.clone(), root.notes);
+        let name = table
+            .parsed("name", DeviceId::parse)
+            .unwrap_or_else(|| DeviceId::parse("anonymous").expect("it keeps the rules"));
+        let (publish, subscribe) = topics(&mut table);
+        if client_auth == ClientAuth::Required {
+            table.wrong(
+                "name",
+                Some(&value),
+                "no device can be anonymous while listener.client_auth is \"required\"; set it to \"optional\"",
+            );
+        }
+        table.finish();
+        access.rules.push(AclRule { device: DeviceMatch::Named(name.clone()), publish, subscribe });
+        access.anonymous = Some(name);
+    }
+    access
+}
+
+fn topics(table: &mut Table) -> (Vec<TopicTemplate>, Vec<TopicTemplate>) {
+    let publish = table.list("publish", TopicTemplate::parse).unwrap_or_default();
+    let subscribe = table.list("subscribe", TopicTemplate::parse).unwrap_or_default();
+    (publish, subscribe)
+}
+
+fn device_match(text: &str) -> Result<DeviceMatch, crate::message::InvalidDeviceId> {
+    match text {
+        "*" => Ok(DeviceMatch::Certified),
+        name => DeviceId::parse(name).map(DeviceMatch::Named),
+    }
+}
+
+fn streams(root: &mut Table) -> Vec<Stream> {
+    let tables = root.tables("stream");
+    if tables.is_empty() {
+        return vec![Stream::default()];
+    }
+    let mut names = BTreeSet::new();
+    let mut streams = Vec::new();
+    for (path, dict) in tables {
+        let mut table = Table::new(path, dict, root.notes);
+        if let Some(stream) = stream(&mut table) {
+            if !names.insert(stream.name.clone()) {
+                table.wrong("name", None, "another stream has this name");
+            }
+            streams.push(stream);
+        }
+        table.finish();
+    }
+    streams
+}
+
+fn stream(table: &mut Table) -> Option<Stream> {
+    let name = table.parsed("name", |text| DeviceId::parse(text).map(|name| name.to_string()));
+    if name.is_none() {
+        table.missing("name", "a short name, such as \"air\"");
+    }
+    let filter = table.parsed("topic", TopicFilter::parse);
+    if filter.is_none() {
+        table.missing("topic", "a topic filter, such as \"+/readings/#\"");
+    }
+    let device = match table.take("device") {
+        None => DeviceSource::Certificate,
+        Some(value) => device_source(&value).unwrap_or_else(|expected| {
+            table.wrong("device", Some(&value), format!("{} is not {expected}", shown(&value)));
+            DeviceSource::Certificate
+        }),
+    };
+    let format = table.value("format", "\"json\", \"number\" or \"text\"").unwrap_or(PayloadFormat::Json);
+    let fields = fields(table);
+    let integrity = integrity(table);
+    if format != PayloadFormat::Json && (!fields.is_empty() || integrity.is_some()) {
+        table.wrong("format", None, "fields and integrity need format = \"json\"");
+    }
+    let open_to = table.list("open_to", device_match).unwrap_or_default();
+    Some(Stream { name: name?, filter: filter?, device, format, fields, integrity, open_to })
+}
+
+fn device_source(value: &Value) -> Result<DeviceSource, &'static str> {
+    let expected = "\"certificate\", \"client_id\" or { topic_level = 2 }";
+    match value {
+        Value::String(_, text) if text == "certificate" => Ok(DeviceSource::Certificate),
+        Value::String(_, text) if text == "client_id" => Ok(DeviceSource::ClientId),
+        Value::Dict(_, dict) if dict.len() == 1 => dict
+            .get("topic_level")
+            .and_then(|level| level.deserialize::<usize>().ok())
+            .filter(|level| *level >= 1)
+            .map(DeviceSource::TopicLevel)
+            .ok_or(expected),
+        _ => Err(expected),
+    }
+}
+
+/// `fields = { "DS18B20.Temperature" = "number", battery = { type = "integer", required = true } }`
+fn fields(table: &mut Table) -> Vec<Field> {
+    let expected =
+        "a type (\"any\", \"number\", \"integer\", \"boolean\", \"text\") or { type = …, required = true }";
+    let Some(value) = table.take("fields") else { return Vec::new() };
+    let Some(dict) = value.as_dict() else {
+        table.wrong("fields", Some(&value), "write { temperature = \"number\" }");
+        return Vec::new();
+    };
+    let mut fields = Vec::new();
+    for (path, value) in dict {
+        #[derive(serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Long {
+            r#type: FieldKind,
+            #[serde(default)]
+            required: bool,
+        }
+        let short = value.deserialize::<FieldKind>().map(|kind| (kind, false));
+        match short.or_else(|_| value.deserialize::<Long>().map(|long| (long.r#type, long.required))) {
+            Ok((kind, required)) => fields.push(Field { path: path.clone(), kind, required }),
+            Err(_) => {
+                table.wrong(
+                    &format!("fields.{path}"),
+                    Some(value),
+                    format!("{} is not {expected}", shown(value)),
+                );
+            }
+        }
+    }
+    fields
+}
+
+fn integrity(table: &mut Table) -> Option<Integrity> {
+    let value = table.take("integrity")?;
+    let Some(dict) = value.as_dict() else {
+        table.wrong("integrity", Some(&value), "write { field = \"crc\", check = \"crc32\" }");
+        return None;
+    };
+    let mut table = Table::new(table.name("integrity"), dict.clone(), table.notes);
+    let field = table.text("field");
+    if field.is_none() {
+        table.missing("field", "the name of the member that carries the check");
+    }
+    let kind = table.text("check");
+    let mut keys = std::collections::BTreeMap::new();
+    if let Some(value) = table.take("keys") {
+        for (device, key) in value.as_dict().into_iter().flatten() {
+            let parsed = DeviceId::parse(device).map_err(|error| error.to_string());
+            match parsed.and_then(|device| secret_of(key).map(|secret| (device, secret))) {
+                Ok((device, secret)) => drop(keys.insert(device, secret)),
+                Err(error) => table.wrong(&format!("keys.{device}"), Some(key), error),
+            }
+        }
+    }
+    let check = match kind.as_deref() {
+        Some("crc32") if keys.is_empty() => Some(IntegrityCheck::Crc32),
+        Some("crc32") => {
+            table.wrong("keys", None, "a CRC has no keys; they belong to check = \"hmac-sha256\"");
+            None
+        }
+        Some("hmac-sha256") if !keys.is_empty() => Some(IntegrityCheck::HmacSha256 { keys }),
+        Some("hmac-sha256") => {
+            table.missing("keys", "a key for each device: { esp32-01 = { env = \"ESP32_01_KEY\" } }");
+            None
+        }
+        _ => {
+            table.missing("check", "\"crc32\" or \"hmac-sha256\"");
+            None
+        }
+    };
+    table.finish();
+    Some(Integrity { field: field?, check: check? })
+}
+
+fn buffer(mut table: Table) -> Buffer {
+    let default = Buffer::default();
+    let buffer = Buffer {
+        ack_delay: table
+            .duration("ack_delay", Duration::ZERO..=Duration::from_secs(10))
+            .unwrap_or(default.ack_delay),
+        qos0_window: table.duration("qos0_window", Duration::ZERO..=HOUR).unwrap_or(default.qos0_window),
+        max_bytes: table.bytes("max_size", 4 * 1024 * 1024).unwrap_or(default.max_bytes),
+        max_age: table.duration("max_age", SECOND..=YEARS).or(default.max_age),
+        min_free_bytes: table.bytes("min_free", 0).unwrap_or(default.min_free_bytes),
+        when_full: table
+            .value::<FullPolicy>("when_full", "\"drop_oldest\" or \"refuse_new\"")
+            .unwrap_or(default.when_full),
+        max_dead_letters: table.count("max_dead_letters", 0..=1_000_000).unwrap_or(default.max_dead_letters),
+    };
+    table.finish();
+    buffer
+}
+
+fn clock(mut table: Table) -> Clock {
+    let default = Clock::default();
+    let sync_wait = table.duration("sync_wait", Duration::ZERO..=YEARS).unwrap_or(default.sync_wait);
+    let source = match table.take("source") {
+        None => default.source,
+        Some(value) => match &value {
+            Value::String(_, text) if text == "kernel" => ClockSource::Kernel,
+            Value::String(_, text) if text == "trusted" => ClockSource::Trusted,
+            Value::Dict(_, dict)
+                if dict.len() == 1 && dict.get("file").is_some_and(|f| f.as_str().is_some()) =>
+            {
+                ClockSource::File(dict["file"].as_str().unwrap_or_default().into())
+            }
+            _ => {
+                table.wrong(
+                    "source",
+                    Some(&value),
+                    format!("{} is not \"kernel\", \"trusted\" or {{ file = \"/path\" }}", shown(&value)),
+                );
+                default.source
+            }
+        },
+    };
+    table.finish();
+    Clock { sync_wait, source }
+}

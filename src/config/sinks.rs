@@ -1,0 +1,249 @@
+//! The `[[sink]]` tables.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use figment::value::{Dict, Value};
+
+use super::table::{Table, shown, text_of};
+use super::{
+    Collision, ColumnMapping, ColumnValue, Sink, SinkKind, Stream, Supabase, SupabaseRows, ThingSpeak,
+    ThingSpeakMapping, ThingSpeakTarget,
+};
+use crate::message::DeviceId;
+
+/// Where the service itself answers: its limits are not the operator's to choose.
+const THINGSPEAK: &str = "https://api.thingspeak.com";
+
+/// ThingSpeak takes a bulk write per channel every 15 s, on every licence.
+const THINGSPEAK_INTERVAL: Duration = Duration::from_secs(15);
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+pub(super) fn sinks(root: &mut Table, streams: &[Stream]) -> Vec<Sink> {
+    let mut names = BTreeSet::new();
+    let mut sinks = Vec::new();
+    for (path, dict) in root.tables("sink") {
+        let mut table = Table::new(path, dict, root.notes);
+        if let Some(sink) = sink(&mut table, streams) {
+            if !names.insert(sink.name.clone()) {
+                table.wrong("name", None, "another sink has this name");
+            }
+            sinks.push(sink);
+        }
+        table.finish();
+    }
+    sinks
+}
+
+fn sink(table: &mut Table, streams: &[Stream]) -> Option<Sink> {
+    let name = table.parsed("name", DeviceId::parse);
+    if name.is_none() {
+        table.missing("name", "a short name, such as \"cloud\"; counters and cursors hang on it");
+    }
+    let wanted = table.list("streams", |text| known_stream(text, streams)).unwrap_or_default();
+    let timeout = table
+        .duration("timeout", Duration::from_millis(100)..=Duration::from_secs(600))
+        .unwrap_or(Duration::from_secs(30));
+    let ca_file = table.path("ca_file");
+    if let Some(file) = ca_file.as_ref().filter(|file| !file.is_file()) {
+        table.wrong("ca_file", None, format!("{} is not a file", file.display()));
+    }
+    let live_first = table.value("live_first", "true or false").unwrap_or(true);
+    let kind = match table.text("type").as_deref() {
+        Some("thingspeak") => thingspeak(table, streams).map(SinkKind::ThingSpeak),
+        Some("supabase") => supabase(table).map(SinkKind::Supabase),
+        Some(other) => {
+            table.wrong("type", None, format!("{other:?} is not \"thingspeak\" or \"supabase\""));
+            None
+        }
+        None => {
+            table.missing("type", "\"thingspeak\" or \"supabase\"");
+            None
+        }
+    };
+    Some(Sink { name: name?, streams: wanted, kind: kind?, timeout, ca_file, live_first })
+}
+
+fn known_stream(text: &str, streams: &[Stream]) -> Result<String, String> {
+    if streams.iter().any(|stream| stream.name == text) {
+        return Ok(text.to_owned());
+    }
+    let known: Vec<_> = streams.iter().map(|stream| stream.name.as_str()).collect();
+    Err(format!("there is no such stream; there are: {}", known.join(", ")))
+}
+
+fn base_url(text: &str) -> Result<String, String> {
+    let url = reqwest::Url::parse(text).map_err(|error| error.to_string())?;
+    let loopback = matches!(url.host_str(), Some("127.0.0.1" | "localhost" | "[::1]"));
+    match url.scheme() {
+        "https" => Ok(text.trim_end_matches('/').to_owned()),
+        "http" if loopback => Ok(text.trim_end_matches('/').to_owned()),
+        "http" => Err("the key would cross the network in the clear; write https://".to_owned()),
+        other => Err(format!("{other}:// is not https://")),
+    }
+}
+
+fn thingspeak(table: &mut Table, streams: &[Stream]) -> Option<ThingSpeak> {
+    let url = table.parsed("url", base_url).unwrap_or_else(|| THINGSPEAK.to_owned());
+    let channel = table.number("channel", 1..=u64::MAX);
+    if channel.is_none() {
+        table.missing("channel", "the channel's number");
+    }
+    let write_key = table.secret("write_key");
+    if write_key.is_none() {
+        table.missing("write_key", "the channel's write key, for example { env = \"THINGSPEAK_KEY\" }");
+    }
+    let fields = match table.take("fields") {
+        Some(Value::Dict(_, dict)) => mappings(table, &dict, streams),
+        other => {
+            if let Some(value) = other {
+                table.wrong("fields", Some(&value), "write fields = { field1 = \"temperature\" }");
+            }
+            Vec::new()
+        }
+    };
+    if fields.is_empty() {
+        table.missing("fields", "which value goes where: { field1 = \"temperature\" }");
+    }
+    let interval = table.duration("interval", Duration::ZERO..=DAY).unwrap_or(THINGSPEAK_INTERVAL);
+    if url == THINGSPEAK && interval < THINGSPEAK_INTERVAL {
+        table.wrong("interval", None, "ThingSpeak takes one bulk write per channel every 15 s");
+    }
+    let sink = ThingSpeak {
+        url,
+        channel: channel?,
+        write_key: write_key?,
+        fields,
+        max_entries: table.count("max_entries", 1..=14_400).unwrap_or(960),
+        interval,
+        collision: table
+            .value("collision", "\"average\", \"first\" or \"last\"")
+            .unwrap_or(Collision::Average),
+        average: table.duration("average", Duration::from_secs(1)..=DAY),
+        yearly_allowance: table.number("yearly_allowance", 1..=u64::MAX).unwrap_or(3_000_000),
+    };
+    Some(sink)
+}
+
+/// `{ field1 = "t", field2 = { path = "h", device = "esp32-01" }, field3 = [ {…}, {…} ] }`
+fn mappings(table: &mut Table, dict: &Dict, streams: &[Stream]) -> Vec<ThingSpeakMapping> {
+    let mut mappings = Vec::new();
+    for (key, value) in dict {
+        let name = format!("fields.{key}");
+        let Some(to) = target(key) else {
+            let expected = "field1 to field8, latitude, longitude, elevation, status";
+            table.wrong(&name, Some(value), format!("an entry has {expected}"));
+            continue;
+        };
+        let entries = value.as_array().map_or(std::slice::from_ref(value), |entries| entries);
+        for entry in entries {
+            match mapping(entry, to, streams) {
+                Ok(mapping) => mappings.push(mapping),
+                Err(error) => table.wrong(&name, Some(entry), error),
+            }
+        }
+    }
+    mappings
+}
+
+fn target(key: &str) -> Option<ThingSpeakTarget> {
+    match key {
+        "latitude" => Some(ThingSpeakTarget::Latitude),
+        "longitude" => Some(ThingSpeakTarget::Longitude),
+        "elevation" => Some(ThingSpeakTarget::Elevation),
+        "status" => Some(ThingSpeakTarget::Status),
+        _ => match key.strip_prefix("field")?.parse() {
+            Ok(number @ 1..=8) => Some(ThingSpeakTarget::Field(number)),
+            _ => None,
+        },
+    }
+}
+
+fn mapping(value: &Value, to: ThingSpeakTarget, streams: &[Stream]) -> Result<ThingSpeakMapping, String> {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Long {
+        #[serde(default)]
+        path: String,
+        stream: Option<String>,
+        device: Option<DeviceId>,
+    }
+    if let Value::String(_, path) = value {
+        return Ok(ThingSpeakMapping { stream: None, device: None, path: path.clone(), to });
+    }
+    let Long { path, stream, device } = value.deserialize().map_err(|_| {
+        format!("{} is not a path such as \"t\" or {{ path = …, stream = …, device = … }}", shown(value))
+    })?;
+    let stream = stream.map(|name| known_stream(&name, streams)).transpose()?;
+    Ok(ThingSpeakMapping { stream, device, path, to })
+}
+
+fn supabase(table: &mut Table) -> Option<Supabase> {
+    let url = table.parsed("url", base_url);
+    if url.is_none() {
+        table.missing("url", "the project's address, such as \"https://<ref>.supabase.co\"");
+    }
+    let key = table.secret("key");
+    if key.is_none() {
+        table.missing("key", "an API key, for example { credential = \"supabase-key\" }");
+    }
+    let identifier = |text: &str| {
+        let good = !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || c == '_');
+        if good { Ok(text.to_owned()) } else { Err("a name consists of letters, digits and '_'") }
+    };
+    let schema = table.parsed("schema", identifier);
+    let name = table.parsed("table", identifier).unwrap_or_else(|| "readings".to_owned());
+    let rows = match table.take("columns") {
+        None => SupabaseRows::Whole,
+        Some(Value::Dict(_, dict)) if !dict.is_empty() => SupabaseRows::Columns(columns(table, &dict)),
+        Some(other) => {
+            table.wrong("columns", Some(&other), "write columns = { temperature = \"payload.t\" }");
+            SupabaseRows::Whole
+        }
+    };
+    Some(Supabase {
+        url: url?,
+        rest_path: table.text("rest_path").unwrap_or_else(|| "/rest/v1".to_owned()),
+        key: key?,
+        schema,
+        table: name,
+        rows,
+        max_rows: table.count("max_rows", 1..=20_000).unwrap_or(1_000),
+        max_bytes: table
+            .bytes("max_request", 1024)
+            .and_then(|bytes| usize::try_from(bytes).ok())
+            .unwrap_or(1_000_000),
+        interval: table.duration("interval", Duration::ZERO..=DAY).unwrap_or(Duration::from_secs(1)),
+    })
+}
+
+fn columns(table: &mut Table, dict: &Dict) -> Vec<ColumnMapping> {
+    let mut columns = Vec::new();
+    for (column, value) in dict {
+        let name = format!("columns.{column}");
+        if ["gateway_id", "epoch", "seq"].contains(&column.as_str()) {
+            table.wrong(&name, Some(value), "this column belongs to the key and is always sent");
+            continue;
+        }
+        let text = text_of(value);
+        let parsed = match text.as_str() {
+            "device" => ColumnValue::Device,
+            "stream" => ColumnValue::Stream,
+            "topic" => ColumnValue::Topic,
+            "time" => ColumnValue::Time,
+            "clock" => ColumnValue::Clock,
+            "payload" => ColumnValue::Payload(String::new()),
+            other => match other.strip_prefix("payload.") {
+                Some(path) => ColumnValue::Payload(path.to_owned()),
+                None => {
+                    let expected = "device, stream, topic, time, clock, payload or payload.<path>";
+                    table.wrong(&name, Some(value), format!("{} is not one of {expected}", shown(value)));
+                    continue;
+                }
+            },
+        };
+        columns.push(ColumnMapping { column: column.clone(), value: parsed });
+    }
+    columns
+}

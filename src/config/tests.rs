@@ -1,0 +1,181 @@
+use std::time::Duration;
+
+use super::*;
+use crate::message::DeviceId;
+
+fn good(text: &str) -> Config {
+    Config::from_toml(text).unwrap_or_else(|invalid| panic!("{invalid}"))
+}
+
+fn problems(text: &str) -> Vec<String> {
+    Config::from_toml(text).unwrap_err().0.iter().map(ToString::to_string).collect()
+}
+
+const EXAMPLE: &str = include_str!("../../config.toml.example");
+
+#[test]
+fn the_example_as_it_stands_changes_nothing() {
+    let (example, default) = (good(EXAMPLE), good(""));
+    assert_eq!(format!("{example:?}"), format!("{default:?}"));
+}
+
+#[test]
+fn every_commented_value_of_the_example_is_understood() {
+    // All `# key = value` lines of a section at once; alternatives that exclude each other are left out.
+    let mut text = String::new();
+    for line in EXAMPLE.lines() {
+        let Some(setting) = line.strip_prefix("# ") else {
+            text.push_str(line);
+            text.push('\n');
+            continue;
+        };
+        let is_setting = setting.starts_with("[[")
+            || setting.starts_with("[anonymous]")
+            || setting
+                .split_once(" = ")
+                .is_some_and(|(key, _)| key.chars().all(|c| c.is_lowercase() || c == '_' || c.is_numeric()));
+        if is_setting && !setting.starts_with("hmac") {
+            text.push_str(setting);
+            text.push('\n');
+        }
+    }
+    let text = text
+        .replace("{ env = \"ESP32_01_KEY\" }", "\"k\"")
+        .replace("client_auth = \"required\"", "client_auth = \"optional\"")
+        .replace("{ env = \"THINGSPEAK_KEY\" }", "\"k\"")
+        .replace("{ credential = \"supabase-key\" }", "\"k\"")
+        .replace("ca_file = \"/etc/tampu/proxy-ca.pem\"\n", "")
+        .replace("<ref>", "abc");
+    let config = good(&text);
+    assert_eq!(config.sinks.len(), 2);
+    assert_eq!(config.streams.len(), 2);
+    assert_eq!(config.buffer.max_age, Some(Duration::from_secs(90 * 86_400)));
+    assert_eq!(config.buffer, Buffer { max_age: config.buffer.max_age, ..Buffer::default() });
+    assert_eq!(config.clock, Clock::default());
+    let client_auth = ClientAuth::Optional;
+    assert_eq!(config.listener, Listener { client_auth, ..Listener::default() });
+    assert_eq!(config.streams[0], Stream::default());
+}
+
+#[test]
+fn every_problem_is_shown_at_once_with_its_key_and_what_would_be_right() {
+    let found = problems(
+        "[listener]\naddres = \"x\"\nmax_inflight = 70000\nclient_auth = \"maybe\"\n\
+         [buffer]\nack_delay = \"soon\"\nmax_size = \"1 KiB\"\n\
+         [[stream]]\ntopic = \"a/#/b\"\n[[sink]]\nname = \"x\"\ntype = \"fax\"\n",
+    );
+    for expected in [
+        "listener.addres (TOML source string): there is no such key; did you mean \"address\"?",
+        "listener.max_inflight (TOML source string): 70000 is not a whole number between 1 and 65535",
+        "listener.client_auth (TOML source string): \"maybe\" is not \"required\" or \"optional\"",
+        "buffer.max_size (TOML source string): \"1 KiB\": it must be at least 4.0 MiB",
+        "stream.1.name: is missing: a short name, such as \"air\"",
+        "sink.x.type: \"fax\" is not \"thingspeak\" or \"supabase\"",
+    ] {
+        assert!(found.iter().any(|problem| problem == expected), "{expected:?} is not in {found:#?}");
+    }
+    assert!(found.iter().any(|problem| problem.starts_with("buffer.ack_delay")), "{found:#?}");
+    assert!(found.iter().any(|problem| problem.starts_with("stream.1.topic")), "{found:#?}");
+    assert_eq!(found.len(), 8, "{found:#?}");
+}
+
+#[test]
+fn a_text_that_is_no_toml_names_the_line() {
+    let found = problems("[gateway]\nid = \"a\"\nid =\n");
+    assert_eq!(found.len(), 1);
+    assert!(found[0].starts_with("config.toml, line 3: this is not TOML"), "{found:?}");
+}
+
+#[test]
+fn a_file_that_is_not_there_says_so() {
+    let error = Config::load(Some(Path::new("/nowhere/config.toml"))).unwrap_err();
+    assert!(error.to_string().starts_with("/nowhere/config.toml: cannot be read"), "{error}");
+}
+
+const CLOUD: &str = "[[sink]]\nname = \"c\"\ntype = \"supabase\"\nurl = \"https://x.supabase.co\"\n";
+
+#[test]
+fn a_secret_comes_from_a_file_and_never_shows() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "sb_secret_abc\n").unwrap();
+    let config = good(&format!("{CLOUD}key = {{ file = {:?} }}", file.path()));
+    let SinkKind::Supabase(supabase) = &config.sinks[0].kind else { panic!("not supabase") };
+    assert_eq!(supabase.key.expose(), "sb_secret_abc");
+    assert!(!format!("{config:?}").contains("sb_secret_abc"));
+}
+
+#[test]
+fn a_secret_that_is_wrong_is_not_repeated_in_the_problem() {
+    let found = problems(&format!("{CLOUD}key = [\"sb_secret_abc\"]"));
+    assert!(found.iter().any(|problem| problem.contains("a secret is a text")), "{found:?}");
+    assert!(!found.join("\n").contains("sb_secret_abc"));
+    let found = problems(&format!("{CLOUD}key = {{ env = \"TAMPU_TEST_NOT_SET\" }}"));
+    assert!(found[0].contains("TAMPU_TEST_NOT_SET is not set"), "{found:?}");
+}
+
+#[test]
+fn a_key_does_not_cross_the_network_in_the_clear() {
+    let found = problems(&CLOUD.replace("https", "http").replace("name", "key = \"k\"\nname"));
+    assert!(found[0].contains("in the clear"), "{found:?}");
+    good(
+        &CLOUD.replace("https://x.supabase.co", "http://127.0.0.1:3000").replace("name", "key = \"k\"\nname"),
+    );
+}
+
+#[test]
+fn thingspeak_itself_is_not_written_faster_than_it_takes() {
+    let sink = "[[sink]]\nname = \"t\"\ntype = \"thingspeak\"\nchannel = 1\nwrite_key = \"k\"\n\
+                fields = { field1 = \"t\" }\ninterval = \"1s\"\n";
+    assert!(problems(sink)[0].contains("every 15 s"));
+    let config = good(&format!("{sink}url = \"http://127.0.0.1:1\""));
+    let SinkKind::ThingSpeak(thingspeak) = &config.sinks[0].kind else { panic!("not thingspeak") };
+    assert_eq!(thingspeak.interval, Duration::from_secs(1));
+    assert_eq!(thingspeak.fields[0].to, ThingSpeakTarget::Field(1));
+}
+
+#[test]
+fn a_mapping_names_only_what_exists() {
+    let found = problems(
+        "[[sink]]\nname = \"t\"\ntype = \"thingspeak\"\nchannel = 1\nwrite_key = \"k\"\nstreams = [\"nope\"]\n\
+         fields = { field9 = \"t\", field1 = { path = \"a\", stream = \"nope\" } }\n",
+    );
+    assert!(found.iter().any(|p| p.starts_with("sink.t.fields.field9")), "{found:?}");
+    assert!(found.iter().any(|p| p.contains("there is no such stream; there are: readings")), "{found:?}");
+}
+
+#[test]
+fn anonymous_needs_optional_certificates() {
+    let text = "[anonymous]\npublish = [\"esp32/sensors\"]\n";
+    assert!(problems(text)[0].contains("client_auth"));
+    let config = good(&format!("{text}[listener]\nclient_auth = \"optional\"\n"));
+    assert_eq!(config.access.anonymous, Some(DeviceId::parse("anonymous").unwrap()));
+    assert_eq!(config.access.rules.len(), 1);
+}
+
+#[test]
+fn integrity_keys_belong_to_the_hmac() {
+    let stream =
+        |integrity: &str| format!("[[stream]]\nname = \"s\"\ntopic = \"s\"\nintegrity = {integrity}\n");
+    good(&stream("{ field = \"crc\", check = \"crc32\" }"));
+    good(&stream("{ field = \"h\", check = \"hmac-sha256\", keys = { d = \"k\" } }"));
+    let found = problems(&stream("{ field = \"h\", check = \"hmac-sha256\" }"));
+    assert!(found[0].contains("a key for each device"), "{found:?}");
+}
+
+#[test]
+fn the_environment_wins() {
+    figment::Jail::expect_with(|jail| {
+        jail.create_file("c.toml", "[listener]\naddress = \"127.0.0.1:1\"\n")?;
+        jail.set_env("TAMPU_LISTENER__ADDRESS", "127.0.0.1:2");
+        jail.set_env("TAMPU_BUFFER__ACK_DELAY", "7ms");
+        jail.set_env("TAMPU_SEED", "7");
+        let config = Config::load(Some(Path::new("c.toml"))).expect("valid");
+        assert_eq!(config.listener.address.port(), 2);
+        assert_eq!(config.buffer.ack_delay, Duration::from_millis(7));
+        jail.set_env("TAMPU_LISTENER__ADRESS", "x");
+        let invalid = Config::load(Some(Path::new("c.toml"))).unwrap_err().to_string();
+        assert!(invalid.contains("did you mean \"address\"?"), "{invalid}");
+        assert!(invalid.contains("TAMPU_"), "{invalid}");
+        Ok(())
+    });
+}
