@@ -8,6 +8,8 @@
 //! TLS working when the box wakes up in the past: a certificate is judged by [`Clock::trusted_now`].
 
 mod kernel;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -127,6 +129,13 @@ impl Clock {
     #[must_use]
     pub fn is_synchronized(&self) -> bool {
         self.0.synchronized.load(Ordering::Relaxed)
+    }
+
+    /// This boot and its offset (wall minus boot clock, milliseconds), once the clock is synchronised.
+    #[must_use]
+    pub fn offset(&self) -> Option<(BootId, i64)> {
+        let offsets = self.0.offsets.read().expect("no panic under this lock");
+        offsets.get(&self.0.boot).map(|offset| (self.0.boot, *offset))
     }
 
     /// A time by which certificates and tokens may be judged: the wall clock, but never before the floor.

@@ -298,10 +298,12 @@ fn fields(table: &mut Table) -> Vec<Field> {
             #[serde(default)]
             required: bool,
         }
-        let short = value.deserialize::<FieldKind>().map(|kind| (kind, false));
-        match short.or_else(|_| value.deserialize::<Long>().map(|long| (long.r#type, long.required))) {
-            Ok((kind, required)) => fields.push(Field { path: path.clone(), kind, required }),
-            Err(_) => {
+        let short = value.deserialize::<FieldKind>().ok().map(|kind| Long { r#type: kind, required: false });
+        match short.or_else(|| value.deserialize::<Long>().ok()) {
+            Some(Long { r#type: kind, required }) => {
+                fields.push(Field { path: path.clone(), kind, required });
+            }
+            None => {
                 table.wrong(
                     &format!("fields.{path}"),
                     Some(value),

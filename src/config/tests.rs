@@ -163,6 +163,7 @@ fn integrity_keys_belong_to_the_hmac() {
 }
 
 #[test]
+#[allow(clippy::result_large_err, reason = "figment's closure returns figment's error")]
 fn the_environment_wins() {
     figment::Jail::expect_with(|jail| {
         jail.create_file("c.toml", "[listener]\naddress = \"127.0.0.1:1\"\n")?;

@@ -1,0 +1,104 @@
+use super::*;
+
+const OTHER_BOOT: BootId = BootId([7; 16]);
+
+struct Box {
+    directory: tempfile::TempDir,
+    settings: config::Clock,
+}
+
+impl Box {
+    fn new(sync_wait: Duration) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let source = ClockSource::File(directory.path().join("synchronized"));
+        Self { settings: config::Clock { sync_wait, source }, directory }
+    }
+
+    fn start(&self, offsets: BTreeMap<BootId, i64>) -> Clock {
+        Clock::start(&self.settings, &self.floor(), offsets).unwrap()
+    }
+
+    fn floor(&self) -> PathBuf {
+        self.directory.path().join("clock-floor")
+    }
+
+    fn synchronize(&self) {
+        std::fs::write(self.directory.path().join("synchronized"), "").unwrap();
+    }
+}
+
+#[test]
+fn a_reading_from_before_the_synchronisation_gets_its_true_time_afterwards() {
+    let pi = Box::new(Duration::from_secs(3_600));
+    let clock = pi.start(BTreeMap::new());
+    // The wall clock stood in 1970 when this one came, a second ago by the boot clock.
+    let now = clock.stamp();
+    let early = Stamp { wall_ms: 7_000, boot_ms: now.boot_ms - 1_000, ..now };
+    assert_eq!(early.quality, ClockQuality::Unsynchronized);
+    assert_eq!(clock.resolve(&early), Resolved::Wait);
+
+    pi.synchronize();
+    assert!(matches!(clock.look(), Change::Synchronized { boot, .. } if boot == now.boot));
+    let Resolved::At(ms, TimeQuality::Corrected) = clock.resolve(&early) else { panic!("not corrected") };
+    let expected = wall_ms() - i64::try_from(kernel::boottime_ms() - early.boot_ms).unwrap();
+    assert!((ms - expected).abs() <= 50, "{ms} is not {expected}");
+    let later = clock.stamp();
+    assert_eq!(clock.resolve(&later), Resolved::At(later.wall_ms, TimeQuality::Synchronized));
+}
+
+#[test]
+fn readings_of_an_earlier_boot_are_corrected_if_its_offset_was_kept_and_marked_if_not() {
+    let pi = Box::new(Duration::from_secs(3_600));
+    let stamp =
+        Stamp { wall_ms: 5, boot_ms: 2_000, boot: OTHER_BOOT, quality: ClockQuality::Unsynchronized };
+    let clock = pi.start(BTreeMap::new());
+    assert_eq!(clock.resolve(&stamp), Resolved::At(5, TimeQuality::Unsynchronized));
+    let clock = pi.start(BTreeMap::from([(OTHER_BOOT, 1_800_000_000_000)]));
+    assert_eq!(clock.resolve(&stamp), Resolved::At(1_800_000_002_000, TimeQuality::Corrected));
+}
+
+#[test]
+fn after_the_wait_a_reading_goes_on_marked() {
+    let clock = Box::new(Duration::ZERO).start(BTreeMap::new());
+    let stamp = clock.stamp();
+    assert_eq!(clock.resolve(&stamp), Resolved::At(stamp.wall_ms, TimeQuality::Unsynchronized));
+}
+
+#[test]
+fn the_floor_is_kept_only_when_the_clock_can_be_trusted_and_outlives_a_restart() {
+    let pi = Box::new(Duration::ZERO);
+    let clock = pi.start(BTreeMap::new());
+    clock.keep_floor().unwrap();
+    assert!(!pi.floor().exists(), "an untrusted time must not become the floor");
+    pi.synchronize();
+    clock.look();
+    clock.keep_floor().unwrap();
+    assert!(pi.floor().exists());
+
+    // The box wakes up before its floor: what TLS is told is the floor.
+    let future_ms = wall_ms() + 86_400_000;
+    std::fs::write(pi.floor(), format!("{future_ms}\n")).unwrap();
+    let woken = pi.start(BTreeMap::new());
+    let told = woken.trusted_now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+    assert_eq!(told, u128::try_from(future_ms).unwrap());
+}
+
+#[test]
+fn a_torn_floor_file_is_no_reason_not_to_start() {
+    let pi = Box::new(Duration::ZERO);
+    std::fs::write(pi.floor(), [0xff, 0x00, b'1']).unwrap();
+    let told = pi.start(BTreeMap::new()).trusted_now();
+    assert!(told >= UNIX_EPOCH + Duration::from_millis(BUILT_MS.unsigned_abs()));
+}
+
+#[test]
+fn a_lost_source_is_noticed() {
+    let pi = Box::new(Duration::ZERO);
+    pi.synchronize();
+    let clock = pi.start(BTreeMap::new());
+    assert!(clock.is_synchronized());
+    assert!(clock.offset().is_some());
+    std::fs::remove_file(pi.directory.path().join("synchronized")).unwrap();
+    assert_eq!(clock.look(), Change::Lost);
+    assert_eq!(clock.stamp().quality, ClockQuality::Unsynchronized);
+}
