@@ -1,0 +1,203 @@
+//! What was refused: counted by reason, and logged with who and why, so that a maker can find out
+//! why a device does not get through, while a device that keeps trying cannot fill the log.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use governor::state::keyed::HashMapStateStore;
+use governor::{Quota, RateLimiter, clock::DefaultClock};
+
+use crate::message::DeviceId;
+
+/// Log lines of one reason from one address: so many at once, then one in [`LOG_PERIOD`].
+const LOG_BURST: NonZeroU32 = NonZeroU32::new(5).expect("5 is not 0");
+
+const LOG_PERIOD: Duration = Duration::from_secs(30);
+
+/// Pairs of address and reason that are remembered. Beyond it new ones are counted, not logged.
+const MAX_LOG_KEYS: usize = 4_096;
+
+/// Characters of a detail that are logged: it may hold whatever a peer has sent.
+const MAX_DETAIL_CHARS: usize = 256;
+
+macro_rules! refusals {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// Why something was refused. One variant a reason.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Refusal {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Refusal {
+            /// All reasons.
+            const ALL: &[Refusal] = &[$(Self::$variant,)*];
+
+            /// The reason as it stands in a log line and in a metric.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+refusals! {
+    /// The cap on connections was reached.
+    TooManyConnections = "too_many_connections",
+    /// The cap on TLS handshakes at once was reached.
+    TooManyHandshakes = "too_many_handshakes",
+    /// The TLS handshake was not done in time.
+    HandshakeTimeout = "handshake_timeout",
+    /// What came was no TLS, or no version and suite of it that we have.
+    TlsFailed = "tls_failed",
+    /// No client certificate was shown, and one is required.
+    CertificateMissing = "certificate_missing",
+    /// The client's certificate was signed by another CA.
+    CertificateUnknownIssuer = "certificate_unknown_issuer",
+    /// The client's certificate is past its validity, or not yet within it.
+    CertificateExpired = "certificate_expired",
+    /// The client's certificate was revoked.
+    CertificateRevoked = "certificate_revoked",
+    /// The client's certificate cannot be used for another reason.
+    CertificateInvalid = "certificate_invalid",
+    /// The certificate's common name is not a device name.
+    DeviceNameInvalid = "device_name_invalid",
+    /// No whole CONNECT came in time.
+    ConnectTimeout = "connect_timeout",
+    /// The client speaks another version of MQTT than 3.1.1.
+    ProtocolVersion = "protocol_version",
+    /// The client id cannot be used (MQTT-3.1.3-8).
+    ClientIdInvalid = "client_id_invalid",
+    /// A packet breaks the specification.
+    ProtocolViolation = "protocol_violation",
+    /// A packet is larger than this gateway takes.
+    PacketTooLarge = "packet_too_large",
+    /// A publish with QoS 2.
+    QosUnsupported = "qos_unsupported",
+    /// A publish to a topic that the device may not publish to.
+    PublishNotAllowed = "publish_not_allowed",
+    /// A subscription to a filter that the device may not subscribe to.
+    SubscribeNotAllowed = "subscribe_not_allowed",
+    /// A filter that is none, or more filters than a connection may hold.
+    SubscribeImpossible = "subscribe_impossible",
+    /// Nothing was heard for one and a half keep alive periods (MQTT-3.1.2-24).
+    KeepAliveExpired = "keep_alive_expired",
+}
+
+/// Counts and logs. Cheap to clone.
+#[derive(Clone)]
+pub struct Refusals(Arc<Inner>);
+
+struct Inner {
+    counts: Vec<AtomicU64>,
+    log: RateLimiter<(IpAddr, Refusal), HashMapStateStore<(IpAddr, Refusal)>, DefaultClock>,
+    unlogged: AtomicU64,
+}
+
+impl Default for Refusals {
+    fn default() -> Self {
+        let quota = Quota::with_period(LOG_PERIOD).expect("it is not 0").allow_burst(LOG_BURST);
+        Self(Arc::new(Inner {
+            counts: Refusal::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
+            log: RateLimiter::hashmap(quota),
+            unlogged: AtomicU64::new(0),
+        }))
+    }
+}
+
+impl Refusals {
+    /// Counts a refusal, and logs it unless the same peer was refused for the same reason too often of late.
+    ///
+    /// `detail`: what was wrong, for a maker to read; it may hold text of the peer's.
+    pub fn record(&self, reason: Refusal, peer: IpAddr, who: Option<&DeviceId>, detail: &str) {
+        self.0.counts[reason as usize].fetch_add(1, Ordering::Relaxed);
+        if !self.may_log(peer, reason) {
+            self.0.unlogged.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let detail: String = detail.chars().take(MAX_DETAIL_CHARS).collect();
+        tracing::warn!(
+            reason = reason.as_str(),
+            %peer,
+            device = who.map(tracing::field::display),
+            // Debug: what a peer sent must not be able to forge a log line.
+            ?detail,
+            unlogged_before = self.0.unlogged.swap(0, Ordering::Relaxed),
+            "refused"
+        );
+    }
+
+    /// How often each reason was met since the start. Every reason is there, from zero on.
+    #[must_use]
+    pub fn counts(&self) -> BTreeMap<&'static str, u64> {
+        let counts = self.0.counts.iter().map(|count| count.load(Ordering::Relaxed));
+        Refusal::ALL.iter().map(|reason| reason.as_str()).zip(counts).collect()
+    }
+
+    fn may_log(&self, peer: IpAddr, reason: Refusal) -> bool {
+        let log = &self.0.log;
+        if log.len() >= MAX_LOG_KEYS {
+            log.retain_recent();
+            if log.len() >= MAX_LOG_KEYS {
+                return false;
+            }
+        }
+        log.check_key(&(peer.to_canonical(), reason)).is_ok()
+    }
+}
+
+impl fmt::Debug for Refusals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Refusals").field(&self.counts()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
+    #[test]
+    fn every_refusal_is_counted_under_its_reason() {
+        let refusals = Refusals::default();
+        for _ in 0..100 {
+            refusals.record(Refusal::CertificateExpired, PEER, None, "on 2026-01-01");
+        }
+        refusals.record(Refusal::PublishNotAllowed, PEER, None, "a/b");
+        assert_eq!(refusals.counts()["certificate_expired"], 100);
+        assert_eq!(refusals.counts()["publish_not_allowed"], 1);
+        assert_eq!(refusals.counts()["certificate_missing"], 0);
+    }
+
+    #[test]
+    fn a_peer_that_keeps_trying_is_logged_a_few_times_and_does_not_silence_others() {
+        let refusals = Refusals::default();
+        let logged = (0..100).filter(|_| refusals.may_log(PEER, Refusal::TlsFailed)).count();
+        assert_eq!(logged, LOG_BURST.get() as usize);
+        assert!(refusals.may_log(PEER, Refusal::HandshakeTimeout), "another reason");
+        let other = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
+        assert!(refusals.may_log(other, Refusal::TlsFailed), "another peer");
+    }
+
+    #[test]
+    fn the_memory_for_peers_is_bounded() {
+        let refusals = Refusals::default();
+        for number in 0..2 * u32::try_from(MAX_LOG_KEYS).unwrap() {
+            refusals.may_log(IpAddr::V4(Ipv4Addr::from(number)), Refusal::TlsFailed);
+        }
+        assert!(refusals.0.log.len() <= MAX_LOG_KEYS);
+    }
+
+    #[test]
+    fn reasons_have_different_names() {
+        assert_eq!(Refusals::default().counts().len(), Refusal::ALL.len());
+    }
+}
