@@ -1,0 +1,169 @@
+//! The brokers as child processes, and what the kernel says of them.
+
+use std::fmt::Write as _;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use rustls::ClientConfig;
+
+use crate::client::Client;
+use crate::pki::Pki;
+
+/// `USER_HZ`: the unit of the times in `/proc/<pid>/stat`, 100 on every Linux (proc(5)).
+const TICKS_PER_SECOND: f64 = 100.0;
+
+const START_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Who is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Mosquitto,
+    Tampu,
+}
+
+impl Kind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Mosquitto => "mosquitto",
+            Self::Tampu => "tampu",
+        }
+    }
+}
+
+/// A broker that runs until it is dropped.
+pub(crate) struct Broker {
+    child: Child,
+    pub(crate) address: SocketAddr,
+    /// From the start of the process to the first CONNACK.
+    pub(crate) started_in: Duration,
+}
+
+impl Broker {
+    /// Starts one in a directory of its own and waits until `probe` gets a CONNACK.
+    pub(crate) fn start(
+        kind: Kind,
+        dir: &Path,
+        pki: &Pki,
+        probe: &Arc<ClientConfig>,
+    ) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(dir)?;
+        let address = free_address()?;
+        let (program, arguments, config) = match kind {
+            Kind::Mosquitto => (mosquitto()?, vec!["-c"], mosquitto_config(address, pki)?),
+            Kind::Tampu => (
+                env!("CARGO_BIN_EXE_tampu").into(),
+                vec!["run", "--config"],
+                tampu_config(address, dir, pki)?,
+            ),
+        };
+        let config_file = dir.join("broker.conf");
+        std::fs::write(&config_file, config)?;
+        let log = std::fs::File::create(dir.join("broker.log"))?;
+        let start = Instant::now();
+        let child = Command::new(&program)
+            .args(arguments)
+            .arg(&config_file)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("starting {}", program.display()))?;
+        let mut broker = Self { child, address, started_in: Duration::ZERO };
+        while let Err(error) = Client::connect(address, probe, "probe") {
+            if let Some(status) = broker.child.try_wait()? {
+                bail!("{} ended with {status}: see {}", kind.name(), dir.join("broker.log").display());
+            }
+            if start.elapsed() > START_DEADLINE {
+                return Err(error.context(format!("{} does not accept", kind.name())));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        broker.started_in = start.elapsed();
+        Ok(broker)
+    }
+
+    /// User and system time of the process so far, in seconds.
+    pub(crate) fn cpu_seconds(&self) -> anyhow::Result<f64> {
+        let stat = self.proc("stat")?;
+        // The command, in parentheses, may hold blanks: count from its end. utime and stime are fields 14 and 15.
+        let (_, fields) = stat.rsplit_once(')').context("/proc/<pid>/stat without a command")?;
+        let ticks: u64 =
+            fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+        Ok(ticks as f64 / TICKS_PER_SECOND)
+    }
+
+    /// Resident memory, in KiB.
+    pub(crate) fn rss_kib(&self) -> anyhow::Result<u64> {
+        number_after(&self.proc("status")?, "VmRSS:")
+    }
+
+    /// Bytes that the process has caused to be written to the device so far.
+    pub(crate) fn written_bytes(&self) -> anyhow::Result<u64> {
+        number_after(&self.proc("io")?, "\nwrite_bytes:")
+    }
+
+    fn proc(&self, file: &str) -> anyhow::Result<String> {
+        let path = format!("/proc/{}/{file}", self.child.id());
+        std::fs::read_to_string(&path).with_context(|| path)
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if let Err(error) = self.child.kill().and_then(|()| self.child.wait()) {
+            eprintln!("process {} could not be ended: {error}", self.child.id());
+        }
+    }
+}
+
+fn mosquitto() -> anyhow::Result<PathBuf> {
+    ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"]
+        .into_iter()
+        .map(PathBuf::from)
+        .find(|path| path.exists())
+        .context("mosquitto is not installed: apt-get install mosquitto")
+}
+
+/// Debian's defaults, without persistence and without an ACL, both in its favour.
+fn mosquitto_config(address: SocketAddr, pki: &Pki) -> anyhow::Result<String> {
+    let mut config = String::new();
+    writeln!(config, "listener {} {}", address.port(), address.ip())?;
+    writeln!(config, "cafile {}", pki.ca_cert().display())?;
+    writeln!(config, "certfile {}", pki.server_cert().display())?;
+    writeln!(config, "keyfile {}", pki.server_key().display())?;
+    writeln!(config, "require_certificate true\nuse_identity_as_username true\nset_tcp_nodelay true")?;
+    writeln!(config, "persistence false\nlog_dest stderr\nlog_type error")?;
+    // Started by root it would change to a user who cannot read the key.
+    writeln!(config, "user root")?;
+    Ok(config)
+}
+
+/// Every publish is a reading: on disk before its ack.
+fn tampu_config(address: SocketAddr, dir: &Path, pki: &Pki) -> anyhow::Result<String> {
+    Ok(format!(
+        "gateway_id = \"bench\"\n\
+         data_dir = {data:?}\n\
+         [pki]\nca_cert = {ca:?}\nserver_cert = {cert:?}\nserver_key = {key:?}\n\
+         [listener]\naddress = \"{address}\"\n\
+         [clock]\nsource = \"trusted\"\n\
+         [[access.rule]]\ndevice = \"watcher\"\nsubscribe = [\"#\"]\n\
+         [[stream]]\nname = \"readings\"\nfilter = \"+/readings\"\nformat = \"json\"\n",
+        data = dir.join("data"),
+        ca = pki.ca_cert(),
+        cert = pki.server_cert(),
+        key = pki.server_key(),
+    ))
+}
+
+fn free_address() -> anyhow::Result<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}
+
+fn number_after(text: &str, key: &str) -> anyhow::Result<u64> {
+    let (_, rest) = text.split_once(key).with_context(|| format!("no {key} in /proc"))?;
+    Ok(rest.split_whitespace().next().context("no number")?.parse()?)
+}
