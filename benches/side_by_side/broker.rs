@@ -145,13 +145,12 @@ fn mosquitto_config(address: SocketAddr, pki: &Pki) -> anyhow::Result<String> {
 /// Every publish is a reading: on disk before its ack.
 fn tampu_config(address: SocketAddr, dir: &Path, pki: &Pki) -> anyhow::Result<String> {
     Ok(format!(
-        "gateway_id = \"bench\"\n\
-         data_dir = {data:?}\n\
+        "[gateway]\nid = \"bench\"\ndata_dir = {data:?}\n\
          [pki]\nca_cert = {ca:?}\nserver_cert = {cert:?}\nserver_key = {key:?}\n\
          [listener]\naddress = \"{address}\"\n\
          [clock]\nsource = \"trusted\"\n\
-         [[access.rule]]\ndevice = \"watcher\"\nsubscribe = [\"#\"]\n\
-         [[stream]]\nname = \"readings\"\nfilter = \"+/readings\"\nformat = \"json\"\n",
+         [[acl]]\ndevice = \"watcher\"\nsubscribe = [\"#\"]\n\
+         [[stream]]\nname = \"readings\"\ntopic = \"+/readings\"\nformat = \"json\"\n",
         data = dir.join("data"),
         ca = pki.ca_cert(),
         cert = pki.server_cert(),
