@@ -23,7 +23,7 @@ struct Arguments {
 }
 
 fn main() -> anyhow::Result<()> {
-    let Some(arguments) = arguments(std::env::args().skip(1))? else {
+    let Some(arguments) = arguments(std::env::args().skip(1).collect())? else {
         println!("{USAGE}");
         return Ok(());
     };
@@ -73,24 +73,28 @@ const USAGE: &str = "cargo bench --bench side_by_side [-- OPTIONS]
   --idle N             idle connections (1000)
   --only mosquitto|tampu";
 
-fn arguments(given: impl Iterator<Item = String>) -> anyhow::Result<Option<Arguments>> {
+const QUICK: Size = Size { publishes: 20_000, gentle: Duration::from_secs(5), idle: 200 };
+const FULL: Size = Size { publishes: 200_000, gentle: Duration::from_secs(20), idle: 1_000 };
+
+fn arguments(given: Vec<String>) -> anyhow::Result<Option<Arguments>> {
+    // `cargo bench` says so; without it this is `cargo test`, which asks only whether it works.
+    let bench = given.iter().any(|argument| argument == "--bench");
+    let mut given = given.into_iter();
     let mut arguments = Arguments {
         kinds: vec![Kind::Mosquitto, Kind::Tampu],
-        rounds: 2,
-        size: Size { publishes: 200_000, gentle: Duration::from_secs(20), idle: 1_000 },
+        rounds: if bench { 2 } else { 1 },
+        size: if bench { FULL } else { QUICK },
     };
-    let mut given = given;
     while let Some(argument) = given.next() {
         let mut number = || -> anyhow::Result<usize> {
             let text = given.next().with_context(|| format!("{argument} needs a number"))?;
             text.parse().with_context(|| format!("{argument} {text}"))
         };
         match argument.as_str() {
-            // cargo gives it to every benchmark.
             "--bench" => {}
             "--quick" => {
                 arguments.rounds = 1;
-                arguments.size = Size { publishes: 20_000, gentle: Duration::from_secs(5), idle: 200 };
+                arguments.size = QUICK;
             }
             "--rounds" => arguments.rounds = number()?,
             "--publishes" => arguments.size.publishes = number()?,
