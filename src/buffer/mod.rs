@@ -1,15 +1,32 @@
-//! The store on disk: `Writer` and `Reader` handles over it. (Skeleton: the API that others build on.)
-#![allow(missing_docs, unused_variables, clippy::todo)]
+//! The store on disk: readings are acknowledged after they are in it, and wait in it until every sink has them.
+
+mod block;
+mod cursor;
+mod frame;
+mod group;
+mod ledger;
+mod letter;
+mod open;
+mod ranges;
+mod reader;
+mod store;
+mod thread;
+mod writer;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use tokio::sync::oneshot;
+
+pub use self::reader::Reader;
+use self::thread::{Command, Hub};
+pub use self::writer::Writer;
 use crate::config;
-use crate::message::{BootId, Incoming, Reading, Seq};
-
-/// Handle over the one thread that owns the store. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Buffer;
+use crate::message::{BootId, Reading, Seq};
 
 /// What `open` found: shown in the log, in `buffer status` and by the API.
 #[derive(Debug, Clone, Default, serde::Serialize)]
@@ -20,54 +37,105 @@ pub struct OpenReport {
     pub gaps: Vec<(Seq, Seq)>,
 }
 
+/// Why there is no buffer at all.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process has the store open.
     #[error("another tampu has this buffer open: {0}")]
-    Locked(std::path::PathBuf),
+    Locked(PathBuf),
+    /// The directory cannot be used.
     #[error("buffer {path}: {source}")]
-    Io { path: std::path::PathBuf, source: std::io::Error },
+    Io {
+        /// The buffer's directory.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+}
+
+/// Handle over the one thread that owns the store. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Buffer(Arc<Handle>);
+
+/// When the last handle goes, the buffer closes by itself.
+#[derive(Debug)]
+struct Handle(Arc<Hub>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.intake.close();
+    }
 }
 
 impl Buffer {
     /// Opens or creates the store; damage never makes this fail (P5): it is set aside and reported.
     /// `sinks`: those configured now; each gets a cursor. Blocking; call it before the runtime is busy.
+    ///
+    /// # Errors
+    /// When another process has it open, or the directory cannot be used at all.
     pub fn open(
         dir: &Path,
         settings: &config::Buffer,
         sinks: &[config::SinkName],
-    ) -> Result<(Buffer, OpenReport), OpenError> {
-        todo!()
+    ) -> Result<(Self, OpenReport), OpenError> {
+        open::open(dir, settings, sinks)
     }
-    /// One a connection (or other producer).
+
+    /// A handle that appends: one a connection or other producer.
+    #[must_use]
     pub fn writer(&self) -> Writer {
-        todo!()
+        Writer::new(Arc::clone(&self.0))
     }
-    /// One a sink; `None` when the sink was not named to `open`, or its reader is taken.
+
+    /// A handle that reads: one a sink. `None` when the sink was not named to `open`, or its reader is taken.
+    #[must_use]
     pub fn reader(&self, sink: &config::SinkName) -> Option<Reader> {
-        todo!()
+        Reader::new(Arc::clone(&self.0), sink)
     }
+
     /// A snapshot that costs nothing: no disk access.
+    #[must_use]
     pub fn status(&self) -> Status {
-        todo!()
+        self.0.0.ledger.status()
     }
-    /// The newest dead letters, at most `limit`.
+
+    /// The newest dead letters, at most `limit`; none while the store is in trouble.
+    ///
+    /// # Errors
+    /// [`Closed`] when the buffer has ended.
     pub async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, Closed> {
-        todo!()
+        let (reply, letters) = oneshot::channel();
+        self.0.0.ask(Command::DeadLetters { limit, reply }).await?;
+        Ok(letters.await.unwrap_or_default())
     }
-    /// Wall minus boot clock, by boot, as far as it was ever known (P7). Bounded to the newest 64 boots.
+
+    /// Wall minus boot clock in milliseconds, by boot, as far as it was ever known (P7). The newest 64 boots.
+    #[must_use]
     pub fn boot_offsets(&self) -> BTreeMap<BootId, i64> {
-        todo!()
+        self.0.0.ledger.book().boots.iter().copied().collect()
     }
+
+    /// Keeps a boot's offset; on disk when this resolves, unless the store is in trouble (then soon after).
+    ///
+    /// # Errors
+    /// [`Closed`] when the buffer has ended.
     pub async fn set_boot_offset(&self, boot: BootId, offset_ms: i64) -> Result<(), Closed> {
-        todo!()
+        self.0.0.ledger.book().set_boot(boot, offset_ms);
+        let (reply, written) = oneshot::channel();
+        self.0.0.ask(Command::Write { reply }).await?;
+        written.await.ok();
+        Ok(())
     }
+
     /// Commits what is open, moves cursors, syncs, ends the thread. Later calls answer `Closed`.
     pub async fn close(&self) {
-        todo!()
+        self.0.0.intake.close();
+        let mut ends = self.0.0.ends.clone();
+        while ends.changed().await.is_ok() {}
     }
 }
 
+/// The buffer has ended: nothing will be committed or read any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the buffer is closed")]
 pub struct Closed;
@@ -75,66 +143,39 @@ pub struct Closed;
 /// Whether somebody waits for the ack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
+    /// Yes: the group closes when this reading is `ack_delay` old.
     ForAck,
+    /// No (QoS 0): the group may stay open until this reading is `qos0_window` old.
     Nobody,
 }
 
+/// Why a reading was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
     /// Full under `refuse_new`, or the open group has reached its memory bound (disk slower than publishers),
     /// or the store is latched after an error. `room()` resolves when it is worth trying again.
     #[error("the buffer has no room")]
     Full,
+    /// The buffer has ended.
     #[error("the buffer is closed")]
     Closed,
 }
 
-/// Appends readings. One a connection: it carries that connection's waiting state.
-#[derive(Debug)]
-pub struct Writer;
-
-impl Writer {
-    /// Puts a reading into the open group: never blocks, no allocation in the steady state.
-    /// It is on disk when `durable() >= seq`.
-    pub fn submit(&mut self, reading: &Incoming<'_>, wait: Wait) -> Result<Seq, SubmitError> {
-        todo!()
-    }
-    /// Counts a QoS 0 publish that was refused because of `Full`.
-    pub fn count_refused(&self) {
-        todo!()
-    }
-    /// Everything up to here is fdatasync'ed.
-    pub fn durable(&self) -> Seq {
-        todo!()
-    }
-    /// Resolves when `durable() >= seq`. Cancel-safe. Wakes only the connections that have something in the group.
-    pub async fn until_durable(&self, seq: Seq) -> Result<(), Closed> {
-        todo!()
-    }
-    /// Resolves when a submit may succeed again. Cancel-safe.
-    pub async fn room(&self) {
-        todo!()
-    }
-    /// submit, waiting for room, then until_durable.
-    pub async fn append(&mut self, reading: &Incoming<'_>) -> Result<Seq, Closed> {
-        todo!()
-    }
-}
-
-/// Reads for one sink and moves its cursor.
-#[derive(Debug)]
-pub struct Reader;
-
+/// How much one answer of a [`Reader`] may hold. It holds at least one reading.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
+    /// Readings.
     pub max_readings: usize,
+    /// Bytes of topics and payloads.
     pub max_bytes: usize,
 }
 
 /// What became of a reading at a sink.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
+    /// The far side has it.
     Delivered,
+    /// It will not go there.
     Dropped(DropReason),
     /// Dropped, and kept as a dead letter with this text.
     DeadLetter(String),
@@ -164,69 +205,53 @@ pub enum DropReason {
     SinkAbsent,
 }
 
-impl Reader {
-    /// The next readings to send: from the live range first, if one was split off, then the oldest. Waits until
-    /// there is at least one. Skips and accounts by itself what is damaged or carries a `fault` (Unfit).
-    /// Reading twice without settling gives the same readings again.
-    pub async fn next(&mut self, limits: Limits) -> Result<Vec<Reading>, Closed> {
-        todo!()
-    }
-    /// As `next`, but does not wait: empty when nothing is pending.
-    pub async fn peek(&mut self, limits: Limits) -> Result<Vec<Reading>, Closed> {
-        todo!()
-    }
-    /// Says what became of readings. The cursor and the counters move in one atomic write, which reaches
-    /// the disk with the next commit or within a second. Settled readings are not given again.
-    pub async fn settle(&mut self, outcomes: &[(Seq, Outcome)]) -> Result<(), Closed> {
-        todo!()
-    }
-    /// From now on new readings go first and what waits now is the backlog. False (nothing changes) when the bounded list of
-    /// ranges is used up.
-    pub fn split_live(&mut self) -> bool {
-        todo!()
-    }
-    /// Pending now, backlog part of it.
-    pub fn pending(&self) -> u64 {
-        todo!()
-    }
-    /// Resolves when there may be more than before.
-    pub async fn changed(&mut self) {
-        todo!()
-    }
-}
-
+/// A reading that nobody, or one sink, could use.
 #[derive(Debug, Clone)]
 pub struct DeadLetter {
+    /// The reading as it was stored.
     pub reading: Reading,
+    /// What was wrong with it.
     pub reason: String,
-    /** The sink that refused it; None: unfit on arrival. */
+    /// The sink that refused it; `None`: unfit on arrival.
     pub sink: Option<config::SinkName>,
 }
 
 /// Figures, exact at one instant.
 #[derive(Debug, Clone, Default, serde::Serialize)]
 pub struct Status {
-    /// Readings ever accepted (= the highest sequence number on disk).
+    /// Readings ever accepted: the highest sequence number on disk.
     pub accepted: u64,
+    /// The oldest number that is still stored, or the next one when none is.
     pub oldest_seq: Seq,
+    /// Stored blocks (a reading of more than about 6 KiB compressed takes several).
     pub blocks: u64,
-    /// Bytes of live blocks, and bytes of files on disk.
+    /// Bytes of live blocks.
     pub live_bytes: u64,
+    /// Bytes of files on disk, as of about the last second.
     pub disk_bytes: u64,
+    /// QoS 0 publishes that were refused because the buffer was full.
     pub refused_full: u64,
+    /// Dead letters that are kept.
     pub dead_letters: u64,
+    /// Dead letters that made room for newer ones.
     pub dead_letters_evicted: u64,
-    /// None when healthy; otherwise what keeps the store from committing.
+    /// `None` when healthy; otherwise what keeps the store from committing.
     pub trouble: Option<String>,
+    /// Inclusive ranges of numbers that were accepted and lost to damage.
     pub gaps: Vec<(Seq, Seq)>,
+    /// By the name of the sink.
     pub sinks: BTreeMap<String, SinkFigures>,
 }
 
+/// One sink's figures: `accepted` is `delivered`, `pending` and all of `dropped` together.
 #[derive(Debug, Clone, Default, serde::Serialize)]
 pub struct SinkFigures {
-    /// accepted for this sink: delivered + pending + sum(dropped).
+    /// Readings that were this sink's business.
     pub accepted: u64,
+    /// The far side has them.
     pub delivered: u64,
+    /// Waiting.
     pub pending: u64,
+    /// Not sent, by reason.
     pub dropped: BTreeMap<DropReason, u64>,
 }

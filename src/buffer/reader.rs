@@ -1,0 +1,291 @@
+//! The handle that reads for one sink.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+
+use super::block::Names;
+use super::cursor::{Fate, MAX_RANGES};
+use super::letter::Letter;
+use super::thread::Command;
+use super::{Closed, DropReason, Handle, Limits, Outcome};
+use crate::config::SinkName;
+use crate::message::{Reading, Seq};
+
+/// While the store is in trouble it is asked again after this time.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+/// Dead letters that may wait in memory for the disk.
+const MAX_LETTER_BYTES: usize = 1024 * 1024;
+
+/// Reads for one sink and moves its cursor.
+#[derive(Debug)]
+pub struct Reader {
+    handle: Arc<Handle>,
+    sink: SinkName,
+    ends: watch::Receiver<Seq>,
+    /// From here on readings go first.
+    live_from: Option<Seq>,
+    /// Blocks that were decoded for the last answer.
+    decoded: Vec<Vec<Reading>>,
+    names: Names,
+}
+
+impl Reader {
+    /// `None` when the sink is unknown or has a reader.
+    pub(super) fn new(handle: Arc<Handle>, sink: &SinkName) -> Option<Self> {
+        let mut book = handle.0.ledger.book();
+        let entry = book.sinks.get_mut(sink).filter(|entry| !entry.taken)?;
+        entry.taken = true;
+        drop(book);
+        let ends = handle.0.ends.clone();
+        let sink = sink.clone();
+        Some(Self { handle, sink, ends, live_from: None, decoded: Vec::new(), names: Names::default() })
+    }
+
+    /// The next readings to send: from the live range first, if one was split off, then the oldest. Waits until
+    /// there is at least one. Skips and accounts by itself what is damaged or carries a `fault` (Unfit).
+    /// Reading twice without settling gives the same readings again. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`Closed`] when the buffer has ended.
+    pub async fn next(&mut self, limits: Limits) -> Result<Vec<Reading>, Closed> {
+        loop {
+            self.ends.mark_unchanged();
+            let readings = self.peek(limits).await?;
+            if !readings.is_empty() {
+                return Ok(readings);
+            }
+            if self.pending() > 0 {
+                tokio::time::sleep(ASK_AGAIN).await;
+            } else if self.ends.changed().await.is_err() {
+                return Err(Closed);
+            }
+        }
+    }
+
+    /// As `next`, but does not wait for readings: empty when nothing is pending, or the store is in trouble.
+    ///
+    /// # Errors
+    /// [`Closed`] when the buffer has ended.
+    pub async fn peek(&mut self, limits: Limits) -> Result<Vec<Reading>, Closed> {
+        loop {
+            if self.handle.0.intake.has_ended() {
+                return Err(Closed);
+            }
+            let wanted = self.wanted(limits.max_readings);
+            if wanted.is_empty() {
+                return Ok(Vec::new());
+            }
+            self.decoded.retain(|block| wanted.iter().any(|range| overlap(block, *range)));
+            if let Some((from, to)) = self.walk(&wanted, limits, |_| {}) {
+                if !self.fetch(from, to).await? {
+                    return Ok(Vec::new());
+                }
+                // Either the blocks are here now, or their numbers were put on record as lost.
+                continue;
+            }
+            let (mut readings, mut unfit) = (Vec::new(), Vec::new());
+            self.walk(&wanted, limits, |reading| match reading.fault {
+                None => readings.push(reading.clone()),
+                Some(_) => unfit.push(reading.seq),
+            });
+            if !unfit.is_empty() {
+                self.settle_runs(unfit.into_iter().map(|seq| (seq, Fate::Dropped(DropReason::Unfit))));
+            }
+            if !readings.is_empty() {
+                return Ok(readings);
+            }
+        }
+    }
+
+    /// Says what became of readings. The cursor and the counters move in one atomic write, which reaches
+    /// the disk with the next commit or within a second. Settled readings are not given again; to settle one
+    /// twice changes nothing.
+    ///
+    /// # Errors
+    /// [`Closed`] when the buffer has ended.
+    pub async fn settle(&mut self, outcomes: &[(Seq, Outcome)]) -> Result<(), Closed> {
+        if self.handle.0.intake.has_ended() {
+            return Err(Closed);
+        }
+        let mut letter_bytes = 0;
+        for (seq, outcome) in outcomes {
+            let Outcome::DeadLetter(reason) = outcome else { continue };
+            if let Some(letter) = self.letter(*seq, reason).await? {
+                let mut book = self.handle.0.ledger.book();
+                book.letters.push(letter);
+                letter_bytes = book.letters.iter().map(Letter::size).sum();
+            }
+        }
+        let fate = |outcome: &Outcome| match outcome {
+            Outcome::Delivered => Fate::Delivered,
+            Outcome::Dropped(reason) => Fate::Dropped(*reason),
+            Outcome::DeadLetter(_) => Fate::Dropped(DropReason::Rejected),
+        };
+        self.settle_runs(outcomes.iter().map(|(seq, outcome)| (*seq, fate(outcome))));
+        if letter_bytes > MAX_LETTER_BYTES {
+            let (reply, written) = oneshot::channel();
+            self.ask(Command::Write { reply }).await?;
+            // No answer: the store is in trouble, and the letters wait with everything else.
+            written.await.ok();
+        }
+        Ok(())
+    }
+
+    /// From now on new readings go first and what waits now is the backlog. False, and nothing changes, when
+    /// the bounded list of ranges is used up.
+    pub fn split_live(&mut self) -> bool {
+        let book = self.handle.0.ledger.book();
+        let ranges = book.sinks.get(&self.sink).map_or(0, |sink| sink.cursor.settled().as_slice().len());
+        let end = book.state.end;
+        drop(book);
+        if ranges < MAX_RANGES {
+            self.live_from = Some(end);
+        }
+        ranges < MAX_RANGES
+    }
+
+    /// How many readings are pending now, the backlog part of it.
+    #[must_use]
+    pub fn pending(&self) -> u64 {
+        let book = self.handle.0.ledger.book();
+        book.sinks.get(&self.sink).map_or(0, |sink| sink.cursor.pending(book.state.end))
+    }
+
+    /// Resolves when there may be more than at the last look. Cancel-safe.
+    pub async fn changed(&mut self) {
+        // An error means that the buffer has ended, which `peek` and `next` tell.
+        self.ends.changed().await.ok();
+    }
+
+    /// The ranges that the next answer comes from, at most `most` numbers.
+    fn wanted(&mut self, most: usize) -> Vec<(Seq, Seq)> {
+        let book = self.handle.0.ledger.book();
+        let Some(sink) = book.sinks.get(&self.sink) else { return Vec::new() };
+        let end = book.state.end;
+        let start = match self.live_from {
+            Some(live) if sink.cursor.pending_from(live, end).next().is_some() => live,
+            Some(live) => {
+                if sink.cursor.pending_from(0, live).next().is_none() {
+                    self.live_from = None;
+                }
+                0
+            }
+            None => 0,
+        };
+        let mut left = most.max(1) as u64;
+        let mut wanted = Vec::new();
+        for (from, to) in sink.cursor.pending_from(start, end) {
+            let to = to.min(from + left);
+            wanted.push((from, to));
+            left -= to - from;
+            if left == 0 {
+                break;
+            }
+        }
+        wanted
+    }
+
+    /// Visits the decoded readings of these ranges within the limits, at least one. Stops at the first number that
+    /// is not decoded, and tells from where to where it lacks some.
+    fn walk(
+        &self,
+        wanted: &[(Seq, Seq)],
+        limits: Limits,
+        mut visit: impl FnMut(&Reading),
+    ) -> Option<(Seq, Seq)> {
+        let mut bytes = 0;
+        for (from, to) in wanted {
+            let mut seq = *from;
+            while seq < *to {
+                let Some(block) = self.decoded.iter().find(|block| overlap(block, (seq, seq + 1))) else {
+                    return Some((seq, *to));
+                };
+                let skip = (seq - block[0].seq) as usize;
+                for reading in block[skip..].iter().take_while(|reading| reading.seq < *to) {
+                    bytes += reading.topic.len() + reading.payload.len();
+                    if bytes > limits.max_bytes && reading.seq != wanted[0].0 {
+                        return None;
+                    }
+                    visit(reading);
+                    seq = reading.seq + 1;
+                }
+            }
+        }
+        None
+    }
+
+    /// Gets and decodes blocks of `[from, to)`. False when the store is in trouble.
+    async fn fetch(&mut self, from: Seq, to: Seq) -> Result<bool, Closed> {
+        let (reply, fetched) = oneshot::channel();
+        self.ask(Command::Fetch { from, to, reply }).await?;
+        let Ok(blocks) = fetched.await else { return Ok(false) };
+        for block in blocks {
+            match block.decode(&mut self.names) {
+                Some(readings) => self.decoded.push(readings),
+                None => self.ask(Command::Undecodable { first: block.first, end: block.end() }).await?,
+            }
+        }
+        Ok(true)
+    }
+
+    /// `None` when the reading is settled already or cannot be had any more.
+    async fn letter(&mut self, seq: Seq, reason: &str) -> Result<Option<Letter>, Closed> {
+        let is_settled = {
+            let book = self.handle.0.ledger.book();
+            book.sinks.get(&self.sink).is_none_or(|sink| sink.cursor.settled().contains(seq))
+        };
+        if is_settled {
+            return Ok(None);
+        }
+        if !self.decoded.iter().any(|block| overlap(block, (seq, seq + 1))) {
+            self.fetch(seq, seq + 1).await?;
+        }
+        let block = self.decoded.iter().find(|block| overlap(block, (seq, seq + 1)));
+        Ok(block.map(|block| Letter::refused(&block[(seq - block[0].seq) as usize], &self.sink, reason)))
+    }
+
+    fn settle_runs(&self, fates: impl Iterator<Item = (Seq, Fate)>) {
+        let mut book = self.handle.0.ledger.book();
+        let end = book.state.end;
+        let Some(sink) = book.sinks.get_mut(&self.sink) else { return };
+        let mut fresh = 0;
+        let mut run: Option<(Seq, Seq, Fate)> = None;
+        for (seq, fate) in fates.filter(|(seq, _)| *seq < end) {
+            run = match run {
+                Some((from, to, same)) if seq == to && same == fate => Some((from, to + 1, fate)),
+                _ => {
+                    fresh += run.map_or(0, |(from, to, fate)| sink.cursor.settle(from, to, fate));
+                    Some((seq, seq + 1, fate))
+                }
+            };
+        }
+        fresh += run.map_or(0, |(from, to, fate)| sink.cursor.settle(from, to, fate));
+        sink.dirty |= fresh > 0;
+        drop(book);
+        if fresh > 0 {
+            self.handle.0.intake.poke();
+        }
+    }
+
+    async fn ask(&self, command: Command) -> Result<(), Closed> {
+        self.handle.0.ask(command).await
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if let Some(sink) = self.handle.0.ledger.book().sinks.get_mut(&self.sink) {
+            sink.taken = false;
+        }
+    }
+}
+
+/// Whether a decoded block, which is never empty, holds any of a range.
+fn overlap(block: &[Reading], (from, to): (Seq, Seq)) -> bool {
+    match block {
+        [first, ..] => first.seq < to && from < first.seq + block.len() as u64,
+        [] => false,
+    }
+}

@@ -1,0 +1,275 @@
+//! The key-value store under the buffer, and the syncs that it does not make itself.
+//!
+//! Nothing outside this file names sled. Its calls may panic on damaged files: each is fenced.
+
+use std::fs::{self, File};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use super::block::{Block, Header};
+use super::frame::{self, Kind, key};
+use crate::message::Seq;
+
+const CACHE_BYTES: u64 = 8 * 1024 * 1024;
+/// sled collects its garbage on the same timer.
+const FLUSH_MS: u64 = 500;
+/// Raw bytes that one `fetch` reads at most, but for a single larger block.
+const FETCH_BYTES: usize = 64 * 1024;
+
+/// Why the store did not do what it was told.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StoreError {
+    /// The operating system refused: worth trying again.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// What is on disk cannot be right: worth rebuilding.
+    #[error("damaged: {0}")]
+    Damaged(String),
+    /// A sync failed: what the page cache shows may not be on disk (rebuild from what was read before).
+    #[error("sync failed: {0}")]
+    Sync(io::Error),
+}
+
+/// Changes that reach the disk together or not at all.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    changes: sled::Batch,
+    is_empty: bool,
+}
+
+impl Batch {
+    pub(super) fn new() -> Self {
+        Self { changes: sled::Batch::default(), is_empty: true }
+    }
+
+    pub(super) fn insert(&mut self, key: &[u8], frame: Vec<u8>) {
+        self.is_empty = false;
+        self.changes.insert(key, frame);
+    }
+
+    pub(super) fn remove(&mut self, key: &[u8]) {
+        self.is_empty = false;
+        self.changes.remove(key);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.is_empty
+    }
+}
+
+/// A key and its value.
+pub(super) type Pair = (Vec<u8>, Vec<u8>);
+
+/// What a range of numbers holds.
+#[derive(Debug, Default)]
+pub(super) struct Fetched {
+    pub(super) blocks: Vec<Block>,
+    /// Numbers for which there is no sound block.
+    pub(super) missing: Vec<(Seq, Seq)>,
+    /// Values that are not what they should be.
+    pub(super) unsound: Vec<Pair>,
+}
+
+/// What a block takes up.
+#[derive(Debug)]
+pub(super) struct Span {
+    pub(super) first: Seq,
+    pub(super) end: Seq,
+    pub(super) keys: Vec<Vec<u8>>,
+    pub(super) bytes: u64,
+}
+
+/// The store.
+#[derive(Debug)]
+pub(super) struct Store {
+    db: sled::Db,
+    /// Our own handle of the data file: sled's flush writes, but does not sync on Linux (sled issue 1452).
+    file: File,
+}
+
+impl Store {
+    /// Opens or creates the store in `dir`, and syncs what sled creates without a sync.
+    pub(super) fn open(dir: &Path) -> Result<Self, StoreError> {
+        fs::create_dir_all(dir)?;
+        remove_torn_snapshots(dir)?;
+        let config = sled::Config::new()
+            .path(dir)
+            .mode(sled::Mode::LowSpace)
+            .cache_capacity(CACHE_BYTES)
+            .flush_every_ms(if cfg!(test) { None } else { Some(FLUSH_MS) })
+            .use_compression(false);
+        let db = fenced(|| config.open())?;
+        let file = File::open(dir.join("db"))?;
+        file.sync_all()?;
+        File::open(dir.join("conf"))?.sync_all()?;
+        for ancestor in dir.ancestors().take(3) {
+            if !ancestor.as_os_str().is_empty() {
+                File::open(ancestor)?.sync_all()?;
+            }
+        }
+        Ok(Self { db, file })
+    }
+
+    /// Applies a batch; it is on disk only after [`Store::sync`].
+    pub(super) fn apply(&self, batch: Batch) -> Result<(), StoreError> {
+        fenced(|| self.db.apply_batch(batch.changes))
+    }
+
+    /// Puts everything that was applied on disk.
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        fenced(|| self.db.flush())?;
+        self.file.sync_data().map_err(StoreError::Sync)
+    }
+
+    /// The body under a key, if there is a sound one.
+    pub(super) fn body(&self, key: &[u8], kind: Kind) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some(value) = fenced(|| self.db.get(key))? else { return Ok(None) };
+        match frame::parse_value(key, &value) {
+            Some(frame) if frame.kind == kind => Ok(Some(frame.body.to_vec())),
+            _ => Err(StoreError::Damaged(format!("the value of {:?}", key.escape_ascii().to_string()))),
+        }
+    }
+
+    pub(super) fn contains(&self, key: &[u8]) -> Result<bool, StoreError> {
+        fenced(|| self.db.contains_key(key))
+    }
+
+    /// Pairs from `from` on, below `to`.
+    pub(super) fn pairs(
+        &self,
+        from: &[u8],
+        to: &[u8],
+    ) -> impl DoubleEndedIterator<Item = Result<(sled::IVec, sled::IVec), StoreError>> + use<> {
+        let mut range = self.db.range(from..to);
+        Fenced(move |back: bool| {
+            fenced(|| if back { range.next_back().transpose() } else { range.next().transpose() }).transpose()
+        })
+    }
+
+    /// The first number of the last block.
+    pub(super) fn last_block(&self) -> Result<Option<Seq>, StoreError> {
+        self.block_at_or_before(Seq::MAX)
+    }
+
+    /// The first number of the last block that starts at or before `seq`.
+    pub(super) fn block_at_or_before(&self, seq: Seq) -> Result<Option<Seq>, StoreError> {
+        let to = key::block(seq, u16::MAX);
+        match self.pairs(&key::block(0, 0), &to).next_back().transpose()? {
+            Some((found, _)) => Ok(key::parse_block(&found).map(|(first, _)| first)),
+            None => Ok(None),
+        }
+    }
+
+    /// The blocks that start in `[from, to)`, at most `most` of them.
+    pub(super) fn spans(&self, from: Seq, to: Seq, most: usize) -> Result<Vec<Span>, StoreError> {
+        let mut spans: Vec<Span> = Vec::new();
+        for pair in self.pairs(&key::block(from, 0), &key::block(to, 0)) {
+            let (found, value) = pair?;
+            let Some((first, part)) = key::parse_block(&found) else { continue };
+            if part == 0 {
+                if spans.len() == most {
+                    break;
+                }
+                // A block that cannot be read was lost; its key goes with the numbers it surely had.
+                let end = parse_block(&found, &value).map_or(first + 1, |block| block.end());
+                spans.push(Span { first, end, keys: Vec::new(), bytes: 0 });
+            }
+            if let Some(span) = spans.last_mut() {
+                span.keys.push(found.to_vec());
+                span.bytes += value.len() as u64;
+            }
+        }
+        Ok(spans)
+    }
+
+    /// The blocks that hold `[from, to)`, as many as fit one answer.
+    pub(super) fn fetch(&self, from: Seq, to: Seq) -> Result<Fetched, StoreError> {
+        let start = self.block_at_or_before(from)?.unwrap_or(from);
+        let mut fetched = Fetched::default();
+        let mut pairs = self.pairs(&key::block(start, 0), &key::block(to, 0)).peekable();
+        let (mut expected, mut bytes) = (from, 0);
+        while let Some(pair) = pairs.next() {
+            let (found, value) = pair?;
+            let mut block = parse_block(&found, &value);
+            if let Some(block) = &mut block {
+                for part in 1..block.header.parts {
+                    let wanted = key::block(block.first, part);
+                    let next = pairs.next_if(|next| next.as_ref().is_ok_and(|(key, _)| **key == wanted));
+                    let Some(Ok((_, value))) = next else { break };
+                    let Some(frame) = frame::parse_value(&wanted, &value) else { break };
+                    block.data.extend_from_slice(frame.body);
+                }
+            }
+            let Some(block) = block.filter(Block::is_whole) else {
+                fetched.unsound.push((found.to_vec(), value.to_vec()));
+                continue;
+            };
+            if block.end() <= expected {
+                continue;
+            }
+            if block.first > expected {
+                fetched.missing.push((expected, block.first));
+            }
+            expected = block.end();
+            bytes += block.data.len();
+            fetched.blocks.push(block);
+            if bytes >= FETCH_BYTES {
+                return Ok(fetched);
+            }
+        }
+        if expected < to {
+            fetched.missing.push((expected, to));
+        }
+        Ok(fetched)
+    }
+}
+
+/// A block from its first part.
+pub(super) fn parse_block(key: &[u8], value: &[u8]) -> Option<Block> {
+    let (first, 0) = key::parse_block(key)? else { return None };
+    let frame = frame::parse_value(key, value).filter(|frame| frame.kind == Kind::Block)?;
+    let (header, data) = Header::parse(frame.body)?;
+    Some(Block { first, header, data: data.to_vec() })
+}
+
+/// sled leaves this behind when it is interrupted, and then refuses to open.
+fn remove_torn_snapshots(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        let text = name.to_string_lossy();
+        if text.starts_with("snap.") && text.ends_with(".generating") {
+            fs::remove_file(dir.join(&name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs a call of sled's that may panic.
+fn fenced<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, StoreError> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(sled::Error::Io(error))) => Err(StoreError::Io(error)),
+        Ok(Err(error)) => Err(StoreError::Damaged(error.to_string())),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+            Err(StoreError::Damaged(format!("the store panicked: {text}")))
+        }
+    }
+}
+
+struct Fenced<F>(F);
+
+impl<T, F: FnMut(bool) -> Option<T>> Iterator for Fenced<F> {
+    type Item = T;
+    fn next(&mut self) -> Option<T> {
+        (self.0)(false)
+    }
+}
+
+impl<T, F: FnMut(bool) -> Option<T>> DoubleEndedIterator for Fenced<F> {
+    fn next_back(&mut self) -> Option<T> {
+        (self.0)(true)
+    }
+}
