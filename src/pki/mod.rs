@@ -1,1 +1,234 @@
-//! pki
+//! Certificates: the CA, the server's certificate, and one for each device.
+//!
+//! ```text
+//! DIR/               0700
+//!   ca.pem           the CA: P-256, 20 years, signs nothing but leaves
+//!   ca.key           its key, 0600
+//!   server.pem       the server's certificate: one year, renewed at two thirds of it
+//!   server.key       its key, 0600; kept when the certificate is renewed
+//!   devices/NAME.pem the certificate of the device NAME; its key is shown once and not kept
+//!   .lock            held while something is made
+//!   *.damaged-N      what was set aside
+//! ```
+//!
+//! Every file is written to a temporary one, synced and renamed, and none is overwritten but `server.pem`.
+//! The operator's own files (`pki.ca_cert` and so on) are read from where they are, and never changed.
+//!
+//! A damaged file does not keep the gateway from starting (P5):
+//!
+//! | damaged or lost | what happens |
+//! |---|---|
+//! | `server.pem`, `server.key` | set aside, issued anew |
+//! | `ca.pem` | set aside, made anew from `ca.key` with the same name: every certificate stays good |
+//! | `ca.key` | devices are served as before; nothing can be signed until it is restored |
+//! | `ca.pem` and `ca.key` | the listener refuses everybody and says why; forwarding goes on |
+//! | the operator's own | at the start as the line above, at a reload the old ones stay in force |
+//!
+//! All times are taken from [`Clock::trusted_now`]: the wall clock may say 1970.
+
+mod authority;
+mod certificate;
+mod error;
+mod files;
+mod request;
+mod server;
+mod tls;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PublicKeyData};
+use time::{Duration, OffsetDateTime};
+
+use authority::{Authority, AuthorityFiles, Purpose};
+
+use crate::clock::Clock;
+use crate::config::{self, ClientAuth, Secret};
+use crate::message::DeviceId;
+
+pub use certificate::{CertificateInfo, NoDevice};
+pub use error::PkiError;
+pub use server::Why;
+pub use tls::{Renewed, ServerTls, Shown, TlsUnavailable, witness};
+
+/// Devices in the field cannot be given a new certificate over the air: theirs must outlive them.
+/// What ends a device's access is revocation.
+const DEVICE_LIFE: Duration = Duration::days(10 * 365 + 2);
+
+/// The certificates of a gateway.
+#[derive(Debug, Clone)]
+pub struct Pki {
+    dir: PathBuf,
+    gateway: DeviceId,
+    settings: config::Pki,
+    clock: Clock,
+}
+
+/// A new device's certificate.
+#[derive(Debug, Clone)]
+pub struct DeviceCertificate {
+    /// Its certificate (PEM).
+    pub cert_pem: String,
+    /// Its private key (PEM, PKCS#8). The gateway does not keep it.
+    pub key_pem: Secret,
+}
+
+/// A device that was given a certificate.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Device {
+    /// Its name.
+    pub name: DeviceId,
+    /// Its certificate.
+    #[serde(flatten)]
+    pub certificate: CertificateInfo,
+}
+
+impl Pki {
+    /// Opens the directory `dir`. Makes it, and a CA in it, if there is none and the settings name none.
+    ///
+    /// # Errors
+    /// When the file system refuses. A damaged or wrong file is no error here: the daemon starts all the same,
+    /// and [`ServerTls::current`] and the signing methods say what is wrong.
+    pub fn open_or_create(
+        dir: &Path,
+        settings: &config::Pki,
+        gateway: &DeviceId,
+        clock: &Clock,
+    ) -> Result<Self, PkiError> {
+        let pki = Self {
+            dir: dir.to_owned(),
+            gateway: gateway.clone(),
+            settings: settings.clone(),
+            clock: clock.clone(),
+        };
+        files::private_dir(dir)?;
+        files::private_dir(&pki.devices_dir())?;
+        let _lock = files::lock(dir)?;
+        Authority::prepare(&pki.authority_files(), gateway, pki.now())?;
+        Ok(pki)
+    }
+
+    /// What is wrong with the certificates that the settings name, without changing or making any.
+    #[must_use]
+    pub fn problems(settings: &config::Pki, now: std::time::SystemTime) -> Vec<PkiError> {
+        let mut problems = Vec::new();
+        if settings.ca_cert.is_some() {
+            match Authority::load(&AuthorityFiles::of(Path::new(""), settings)) {
+                Ok(authority) if settings.ca_key.is_some() => {
+                    problems.extend(authority.into_signing_problem())
+                }
+                Ok(_) if settings.server_cert.is_none() => problems.push(server::needs_own_certificate()),
+                Ok(_) => {}
+                Err(error) => problems.push(error),
+            }
+        }
+        problems.extend(server::problem_of_own(settings, now.into()));
+        problems.extend(server::invalid_names(settings));
+        problems
+    }
+
+    /// The handle for the listener: makes or reads the server's certificate.
+    #[must_use]
+    pub fn server_tls(&self, client_auth: ClientAuth) -> ServerTls {
+        ServerTls::new(self.clone(), client_auth)
+    }
+
+    /// Makes a key and a certificate for a device. The key is returned, and not kept.
+    ///
+    /// # Errors
+    /// When the name is taken, the CA cannot sign, or the file system refuses.
+    pub fn issue_device(&self, device: &DeviceId) -> Result<DeviceCertificate, PkiError> {
+        let key = KeyPair::generate().map_err(|error| authority::internal(&error))?;
+        let cert_pem = self.certify(device, &key)?;
+        Ok(DeviceCertificate { cert_pem, key_pem: Secret::new(key.serialize_pem()) })
+    }
+
+    /// Signs the request (PEM) that a device has made, and returns its certificate (PEM).
+    ///
+    /// # Errors
+    /// As [`Pki::issue_device`], and when the request is for another name, has a weak key, or a wrong signature.
+    pub fn sign_csr(&self, device: &DeviceId, csr_pem: &str) -> Result<String, PkiError> {
+        self.certify(device, &request::key_for(device, csr_pem)?)
+    }
+
+    fn certify(&self, device: &DeviceId, key: &impl PublicKeyData) -> Result<String, PkiError> {
+        let _lock = files::lock(&self.dir)?;
+        let path = self.device_path(device);
+        if path.exists() {
+            return Err(PkiError::DeviceExists { device: device.clone(), path });
+        }
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, device.as_str());
+        let authority = Authority::load(&self.authority_files())?;
+        let pem = authority.sign(key, Purpose::Device, params, self.now(), DEVICE_LIFE)?.pem();
+        files::create(&path, pem.as_bytes(), files::PUBLIC)?;
+        Ok(pem)
+    }
+
+    /// Every device that was given a certificate, by name. A file that cannot be read is an error in its place.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn devices(&self) -> Result<Vec<Result<Device, PkiError>>, PkiError> {
+        let dir = self.devices_dir();
+        let failed = |source| PkiError::io("reading the directory", &dir, source);
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&dir).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            let name = name.to_str().and_then(|name| name.strip_suffix(".pem"));
+            names.extend(name.and_then(|name| DeviceId::parse(name).ok()));
+        }
+        names.sort();
+        Ok(names.iter().map(|name| self.device(name)).collect())
+    }
+
+    /// One device.
+    ///
+    /// # Errors
+    /// When there is none of that name, or its file cannot be read.
+    pub fn device(&self, name: &DeviceId) -> Result<Device, PkiError> {
+        let path = self.device_path(name);
+        let chain = match certificate::read_chain(&path) {
+            Err(error) if error.is_missing() => return Err(PkiError::UnknownDevice(name.clone())),
+            chain => chain?,
+        };
+        let certificate = CertificateInfo::of(&chain[0]).expect("read_chain has parsed it");
+        Ok(Device { name: name.clone(), certificate })
+    }
+
+    /// The CA's certificates (PEM): what a device has to trust, unless the server's certificate is the
+    /// operator's own ([`Pki::has_own_server_certificate`]).
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn ca_pem(&self) -> Result<String, PkiError> {
+        let path = self.authority_files().certificate;
+        certificate::read_chain(&path)?;
+        Ok(certificate::certificate_sections(&files::read(&path)?))
+    }
+
+    /// Whether the operator brought the server's certificate: it may be signed by another CA than the devices'.
+    #[must_use]
+    pub fn has_own_server_certificate(&self) -> bool {
+        self.settings.server_cert.is_some()
+    }
+
+    fn authority_files(&self) -> AuthorityFiles {
+        AuthorityFiles::of(&self.dir, &self.settings)
+    }
+
+    fn devices_dir(&self) -> PathBuf {
+        self.dir.join("devices")
+    }
+
+    fn device_path(&self, device: &DeviceId) -> PathBuf {
+        self.devices_dir().join(format!("{device}.pem"))
+    }
+
+    fn now(&self) -> OffsetDateTime {
+        self.clock.trusted_now().into()
+    }
+}

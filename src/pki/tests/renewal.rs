@@ -1,0 +1,97 @@
+//! The server's certificate over time, on a clock that is told the time by its floor.
+
+use super::*;
+
+fn names(place: &Place) -> Vec<String> {
+    let der = der(&std::fs::read_to_string(place.path("server.pem")).unwrap());
+    let (_, certificate) = X509Certificate::from_der(&der).unwrap();
+    host_names(&certificate).iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn it_is_renewed_at_two_thirds_of_its_life_and_keeps_its_key() {
+    let place = Place::new();
+    place.open_at(&clock_at(FAR_FUTURE)).server_tls(ClientAuth::Required).current().unwrap();
+    let key = std::fs::read(place.path("server.key")).unwrap();
+
+    let early = place.open_at(&clock_at(FAR_FUTURE + 240 * DAY)).server_tls(ClientAuth::Required);
+    let first = early.certificate().unwrap();
+    assert_eq!(early.renew_if_due().unwrap(), Renewed::No);
+
+    let due = place.open_at(&clock_at(FAR_FUTURE + 245 * DAY)).server_tls(ClientAuth::Required);
+    let second = due.certificate().unwrap();
+    assert_ne!(first.serial, second.serial);
+    assert!(second.not_after > first.not_after);
+    assert_eq!(std::fs::read(place.path("server.key")).unwrap(), key);
+}
+
+#[test]
+fn a_handle_that_is_in_use_is_given_the_new_one() {
+    let place = Place::new();
+    let (early, late) = (clock_at(FAR_FUTURE), clock_at(FAR_FUTURE + 300 * DAY));
+    let tls = place.open_at(&early).server_tls(ClientAuth::Required);
+    let (before, serial) = (tls.current().unwrap(), tls.certificate().unwrap().serial);
+    // Another handle of the same files, as the maintenance task would see them 300 days later.
+    place.open_at(&late).server_tls(ClientAuth::Required).current().unwrap();
+    assert_eq!(
+        tls.renew_if_due().unwrap(),
+        Renewed::Yes(Why::Age),
+        "not valid yet by a clock 300 days behind"
+    );
+    assert_ne!(tls.certificate().unwrap().serial, serial);
+    assert!(!std::sync::Arc::ptr_eq(&before, &tls.current().unwrap()));
+}
+
+#[test]
+fn a_new_name_makes_it_due_and_a_lost_one_does_not() {
+    let mut place = Place::new();
+    let tls = place.open().server_tls(ClientAuth::Required);
+    let serial = tls.certificate().unwrap().serial;
+    place.settings.names = vec!["gateway.example.org".to_owned(), "192.0.2.7".to_owned()];
+    let new = ["192.0.2.7", "gateway.example.org"];
+    let Renewed::Yes(Why::Names(mut added)) = tls.reload(&place.settings, ClientAuth::Required).unwrap()
+    else {
+        panic!("two names are new");
+    };
+    added.sort();
+    assert_eq!(added, new);
+    assert_ne!(tls.certificate().unwrap().serial, serial);
+    for name in new {
+        assert!(names(&place).iter().any(|held| held == name), "{name}");
+    }
+
+    place.settings.names.clear();
+    assert_eq!(tls.reload(&place.settings, ClientAuth::Required).unwrap(), Renewed::No);
+    place.settings.names = vec!["third.example.org".to_owned()];
+    tls.reload(&place.settings, ClientAuth::Required).unwrap();
+    assert!(names(&place).iter().any(|held| held == new[1]), "a device may still use an old name");
+}
+
+#[test]
+fn a_change_of_the_rule_for_clients_takes_effect() {
+    let place = Place::new();
+    let tls = place.open().server_tls(ClientAuth::Required);
+    assert_eq!(tls.reload(&place.settings, ClientAuth::Optional).unwrap(), Renewed::Yes(Why::NewFiles));
+}
+
+#[test]
+fn a_bad_name_is_named_and_the_old_certificate_stays() {
+    let mut place = Place::new();
+    let tls = place.open().server_tls(ClientAuth::Required);
+    let serial = tls.certificate().unwrap().serial;
+    place.settings.names = vec!["not a name".to_owned()];
+    let error = tls.reload(&place.settings, ClientAuth::Required).unwrap_err().to_string();
+    assert!(error.contains("pki.names") && error.contains("not a name"), "{error}");
+    assert_eq!(tls.certificate().unwrap().serial, serial);
+    assert_eq!(tls.renew_if_due().unwrap(), Renewed::No, "the old settings are still in force");
+}
+
+#[test]
+fn a_certificate_of_ours_is_renewed_after_it_expired_while_the_box_was_off() {
+    let place = Place::new();
+    place.open_at(&clock_at(FAR_FUTURE)).server_tls(ClientAuth::Required).current().unwrap();
+    let clock = clock_at(FAR_FUTURE + 3 * 365 * DAY);
+    let tls = place.open_at(&clock).server_tls(ClientAuth::Required);
+    let end = tls.certificate().unwrap().not_after.unix_timestamp();
+    assert!(u64::try_from(end).unwrap() > seconds_of(&clock));
+}

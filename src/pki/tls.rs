@@ -1,0 +1,298 @@
+//! TLS for the listener: what is in force now, swapped while connections stay open.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::future::Future;
+use std::sync::{Arc, Mutex, RwLock};
+
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ServerSessionMemoryCache, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::time_provider::TimeProvider;
+use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
+
+use super::authority::Authority;
+use super::certificate::{CertificateInfo, NoDevice, device_of};
+use super::server::{self, Why};
+use super::{Pki, PkiError};
+use crate::clock::Clock;
+use crate::config::{self, ClientAuth};
+use crate::message::DeviceId;
+
+/// TLS sessions kept for resumption, about 1 KB each. In memory and not in tickets: BearSSL resumes by session
+/// id alone, and a ticket would carry the client's certificate back and forth.
+const MAX_RESUMABLE_SESSIONS: usize = 1_024;
+
+/// The server's side of TLS. Cheap to clone; all clones see a renewal at once, and connections that are open
+/// keep what they began with.
+#[derive(Debug, Clone)]
+pub struct ServerTls(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    clock: Clock,
+    in_force: RwLock<Result<InForce, TlsUnavailable>>,
+    // Held while certificates are made and read; never while a connection waits.
+    source: Mutex<Source>,
+}
+
+#[derive(Debug)]
+struct Source {
+    pki: Pki,
+    client_auth: ClientAuth,
+}
+
+#[derive(Debug)]
+struct InForce {
+    config: Arc<ServerConfig>,
+    material: Material,
+}
+
+/// What a configuration is made of: if it is the same, the configuration stays, and with it the sessions.
+#[derive(Debug, PartialEq, Eq)]
+struct Material {
+    chain: Vec<CertificateDer<'static>>,
+    roots: Vec<CertificateDer<'static>>,
+    client_auth: ClientAuth,
+}
+
+/// Why no TLS connection can be served: it says what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct TlsUnavailable(Arc<str>);
+
+/// What a look at the certificates has changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Renewed {
+    /// Nothing.
+    No,
+    /// New connections are served with another certificate, CA or rule.
+    Yes(Why),
+}
+
+impl ServerTls {
+    pub(super) fn new(pki: Pki, client_auth: ClientAuth) -> Self {
+        let source = Source { pki, client_auth };
+        let in_force = source.build(None).map(|(in_force, _)| in_force.expect("there was nothing before"));
+        let clock = source.pki.clock.clone();
+        let in_force = in_force.map_err(|error| TlsUnavailable(error.to_string().into()));
+        Self(Arc::new(Shared { clock, in_force: RwLock::new(in_force), source: Mutex::new(source) }))
+    }
+
+    /// The configuration for a new connection.
+    ///
+    /// # Errors
+    /// When certificates are damaged or wrong, with what to do about it. [`ServerTls::renew_if_due`] tries again.
+    pub fn current(&self) -> Result<Arc<ServerConfig>, TlsUnavailable> {
+        match &*self.0.in_force.read().expect("no panic under this lock") {
+            Ok(in_force) => Ok(in_force.config.clone()),
+            Err(unavailable) => Err(unavailable.clone()),
+        }
+    }
+
+    /// The server's certificate that new connections are shown.
+    #[must_use]
+    pub fn certificate(&self) -> Option<CertificateInfo> {
+        let in_force = self.0.in_force.read().expect("no panic under this lock");
+        in_force.as_ref().ok().and_then(|in_force| CertificateInfo::of(in_force.material.chain.first()?))
+    }
+
+    /// Renews the server's certificate if it is due, and takes up files that have changed.
+    /// Call it every hour, and when the wall clock was set. It writes to disk: not on an async thread.
+    ///
+    /// # Errors
+    /// When something is wrong with the files; what was in force stays so.
+    pub fn renew_if_due(&self) -> Result<Renewed, PkiError> {
+        let source = self.0.source.lock().expect("no panic under this lock");
+        self.refresh(&source)
+    }
+
+    /// Takes up new settings and files, for SIGHUP. It reads the disk: not on an async thread.
+    ///
+    /// # Errors
+    /// When something is wrong with them; the old settings and certificates stay in force.
+    pub fn reload(&self, settings: &config::Pki, client_auth: ClientAuth) -> Result<Renewed, PkiError> {
+        let mut source = self.0.source.lock().expect("no panic under this lock");
+        let pki = Pki { settings: settings.clone(), ..source.pki.clone() };
+        let fresh = Source { pki, client_auth };
+        let renewed = self.refresh(&fresh)?;
+        *source = fresh;
+        Ok(renewed)
+    }
+
+    /// The device that a certificate speaks for, which the handshake has verified.
+    ///
+    /// # Errors
+    /// When it does not name exactly one device, or has expired since.
+    pub fn device_of(&self, certificate: &CertificateDer<'_>) -> Result<DeviceId, NoDevice> {
+        device_of(certificate, self.0.clock.trusted_now().into())
+    }
+
+    fn refresh(&self, source: &Source) -> Result<Renewed, PkiError> {
+        let built = {
+            let in_force = self.0.in_force.read().expect("no panic under this lock");
+            source.build(in_force.as_ref().ok().map(|in_force| &in_force.material))
+        };
+        match built {
+            Ok((None, _)) => Ok(Renewed::No),
+            Ok((Some(fresh), why)) => {
+                *self.0.in_force.write().expect("no panic under this lock") = Ok(fresh);
+                Ok(Renewed::Yes(why.unwrap_or(Why::NewFiles)))
+            }
+            Err(error) => {
+                let mut in_force = self.0.in_force.write().expect("no panic under this lock");
+                if in_force.is_err() {
+                    *in_force = Err(TlsUnavailable(error.to_string().into()));
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Source {
+    /// Reads the files, makes what is due, and builds a configuration if it differs from `before`.
+    fn build(&self, before: Option<&Material>) -> Result<(Option<InForce>, Option<Why>), PkiError> {
+        if let Some(problem) = server::invalid_names(&self.pki.settings).into_iter().next() {
+            return Err(problem);
+        }
+        let authority = Authority::load(&self.pki.authority_files())?;
+        let roots = authority.certificates.clone();
+        let (certified, why) = server::load(&self.pki, authority)?;
+        let material = Material { chain: certified.cert.clone(), roots, client_auth: self.client_auth };
+        if before == Some(&material) {
+            return Ok((None, None));
+        }
+        let config = server_config(certified, &material, self.pki.clock.clone());
+        let config = config.map_err(|error| PkiError::Settings(format!("TLS cannot be set up: {error}")))?;
+        Ok((Some(InForce { config: Arc::new(config), material }), why))
+    }
+}
+
+fn server_config(
+    certified: CertifiedKey,
+    material: &Material,
+    clock: Clock,
+) -> Result<ServerConfig, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = Arc::new(Verifier::new(material, provider.clone())?);
+    let mut config = ServerConfig::builder_with_details(provider, Arc::new(TrustedTime(clock)))
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
+    config.session_storage = ServerSessionMemoryCache::new(MAX_RESUMABLE_SESSIONS);
+    // A device reconnects once with a ticket; rustls would send and keep two.
+    config.send_tls13_tickets = 1;
+    // `max_fragment_size` stays unset: records of 16 KB cost nothing here, and rustls does not negotiate smaller
+    // ones (RFC 6066), so a client with a small receive buffer would need them cut for everybody.
+    // `ignore_client_order` stays false: the client is the weak side, and knows which cipher it has hardware for.
+    Ok(config)
+}
+
+/// The time by which certificates are judged (P7).
+#[derive(Debug)]
+struct TrustedTime(Clock);
+
+impl TimeProvider for TrustedTime {
+    fn current_time(&self) -> Option<UnixTime> {
+        let since = self.0.trusted_now().duration_since(std::time::UNIX_EPOCH).ok()?;
+        Some(UnixTime::since_unix_epoch(since))
+    }
+}
+
+/// A certificate that a peer showed, whether it was believed or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// Whose it says it is.
+    pub subject: String,
+    /// Who it says has signed it.
+    pub issuer: String,
+}
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "certificate of \"{}\", signed by \"{}\"", self.subject, self.issuer)
+    }
+}
+
+tokio::task_local! {
+    static SHOWN: RefCell<Option<Shown>>;
+}
+
+/// Runs a handshake, and tells which certificate the peer showed in it: rustls' errors do not say whose
+/// certificate was refused, and whoever reads the log needs to know which device to visit.
+pub async fn witness<T>(handshake: impl Future<Output = T>) -> (T, Option<Shown>) {
+    let noted = async {
+        let output = handshake.await;
+        (output, SHOWN.with(RefCell::take))
+    };
+    SHOWN.scope(RefCell::new(None), noted).await
+}
+
+/// The usual verifier, which also notes for [`witness`] what it was shown.
+#[derive(Debug)]
+struct Verifier(Arc<dyn ClientCertVerifier>);
+
+impl Verifier {
+    fn new(material: &Material, provider: Arc<CryptoProvider>) -> Result<Self, rustls::Error> {
+        let mut roots = RootCertStore::empty();
+        for root in &material.roots {
+            roots.add(root.clone())?;
+        }
+        let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+        let builder = match material.client_auth {
+            ClientAuth::Required => builder,
+            ClientAuth::Optional => builder.allow_unauthenticated(),
+        };
+        builder.build().map(Self).map_err(|error| rustls::Error::General(error.to_string()))
+    }
+}
+
+impl ClientCertVerifier for Verifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.0.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        if let Some(info) = CertificateInfo::of(end_entity) {
+            let shown = Shown { subject: info.subject, issuer: info.issuer };
+            // Outside of `witness` nobody asks.
+            SHOWN.try_with(|slot| slot.replace(Some(shown))).ok();
+        }
+        self.0.verify_client_cert(end_entity, intermediates, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
