@@ -61,6 +61,7 @@ struct Signer {
 }
 
 /// What a certificate is for.
+#[derive(Clone, Copy)]
 pub(super) enum Purpose {
     Server,
     Device,

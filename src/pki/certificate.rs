@@ -156,7 +156,7 @@ pub(super) fn host_names(certificate: &X509Certificate<'_>) -> BTreeSet<HostName
 /// Parses a certificate that [`read_chain`] has found whole.
 pub(super) fn parse<'a>(path: &Path, der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, PkiError> {
     match X509Certificate::from_der(der) {
-        Ok((rest, certificate)) if rest.is_empty() => Ok(certificate),
+        Ok(([], certificate)) => Ok(certificate),
         Ok(_) => Err(PkiError::file(path, "bytes follow the certificate", RESTORE)),
         Err(error) => Err(PkiError::file(path, format!("the certificate cannot be read ({error})"), RESTORE)),
     }

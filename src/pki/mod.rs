@@ -117,7 +117,7 @@ impl Pki {
         if settings.ca_cert.is_some() {
             match Authority::load(&AuthorityFiles::of(Path::new(""), settings)) {
                 Ok(authority) if settings.ca_key.is_some() => {
-                    problems.extend(authority.into_signing_problem())
+                    problems.extend(authority.into_signing_problem());
                 }
                 Ok(_) if settings.server_cert.is_none() => problems.push(server::needs_own_certificate()),
                 Ok(_) => {}

@@ -167,7 +167,7 @@ fn load_or_issue(
                 (Why::Names(_), Some(certified)) => names_in(certified),
                 _ => BTreeSet::new(),
             };
-            let chain = issue(pki, authority, key.as_ref(), &cert_path, names(wanted, kept), now)?;
+            let chain = issue(pki, authority, key.as_ref(), &cert_path, names(wanted, &kept), now)?;
             Ok((CertifiedKey::new(chain, key), Some(why)))
         }
     }
@@ -264,7 +264,7 @@ fn issue(
 }
 
 /// The names to hold for: those of today first, then those that were held for, as many as there is room for.
-fn names(wanted: BTreeSet<HostName>, kept: BTreeSet<HostName>) -> Vec<SanType> {
+fn names(wanted: BTreeSet<HostName>, kept: &BTreeSet<HostName>) -> Vec<SanType> {
     let kept = kept.difference(&wanted).cloned().collect::<Vec<_>>();
     let all = wanted.into_iter().chain(kept).take(MAX_NAMES);
     all.filter_map(|name| match name {
@@ -293,11 +293,17 @@ fn names_of_host(settings: &config::Pki) -> BTreeSet<HostName> {
             names.extend(addresses.filter(|address| !is_link_local(address)).map(HostName::Address));
         }
         Err(error) => {
-            warn!(%error, "the addresses of this host are not known: its certificate holds for names alone")
+            warn!(%error, "the addresses of this host are not known: its certificate holds for names alone");
         }
     }
     names.extend(settings.names.iter().filter_map(|name| host_name(name)));
-    names
+    if names.len() > MAX_NAMES {
+        warn!(
+            names = names.len(),
+            MAX_NAMES, "this host has more names and addresses than its certificate can hold"
+        );
+    }
+    names.into_iter().take(MAX_NAMES).collect()
 }
 
 /// A link-local IPv6 address is reached with a zone, which no certificate can name.

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
-use std::time::{Duration as StdDuration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rcgen::{CertificateSigningRequest, CertifiedIssuer, SigningKey};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::certificate::{HostName, host_names};
 use super::*;
+use certificate::{HostName, host_names};
 
 mod damage;
 mod own_files;
@@ -75,6 +75,13 @@ fn flip(pem: &str, line: usize) -> String {
     let old = lines[at].chars().nth(8).unwrap();
     lines[at].replace_range(8..9, if old == 'A' { "B" } else { "A" });
     lines.join("\n") + "\n"
+}
+
+/// Runs `openssl` in a directory: what it writes is what operators have.
+fn openssl(dir: &Path, arguments: &str) {
+    let output =
+        std::process::Command::new("openssl").args(arguments.split(' ')).current_dir(dir).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 fn mode(path: &Path) -> u32 {
@@ -146,7 +153,7 @@ fn a_device_gets_a_client_certificate_in_its_name_and_its_key_is_not_kept() {
     let device = pki.issue_device(&id("esp32-01")).unwrap();
     let certificate_der = der(&device.cert_pem);
     assert!(verifies(&certificate_der, &der(&pki.ca_pem().unwrap())));
-    assert_eq!(super::certificate::device_of(&certificate_der, pki.now()), Ok(id("esp32-01")));
+    assert_eq!(certificate::device_of(&certificate_der, pki.now()), Ok(id("esp32-01")));
     let (_, certificate) = X509Certificate::from_der(&certificate_der).unwrap();
     let usage = certificate.extended_key_usage().unwrap().unwrap().value;
     assert!(usage.client_auth && !usage.server_auth);
@@ -202,14 +209,18 @@ fn a_certificate_names_one_device_or_none() {
         }
         params.not_after = end;
         let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
-        super::certificate::device_of(certificate.der(), now)
+        certificate::device_of(certificate.der(), now)
     };
     let later = now + Duration::days(1);
     assert_eq!(of(&["pump"], later), Ok(id("pump")));
     assert_eq!(of(&[], later), Err(NoDevice::NoName));
     assert!(matches!(of(&["a/b"], later), Err(NoDevice::Invalid { .. })));
     assert!(matches!(of(&["pump"], now - Duration::days(1)), Err(NoDevice::Expired(_))));
-    let unreadable = super::certificate::device_of(&CertificateDer::from(vec![0x30, 0x01]), now);
+    let dir = tempfile::tempdir().unwrap();
+    openssl(dir.path(), "req -x509 -newkey rsa:2048 -nodes -keyout k -subj /CN=a/CN=b -out two.pem");
+    let two = der(&std::fs::read_to_string(dir.path().join("two.pem")).unwrap());
+    assert_eq!(certificate::device_of(&two, now), Err(NoDevice::SeveralNames(2)));
+    let unreadable = certificate::device_of(&CertificateDer::from(vec![0x30, 0x01]), now);
     assert_eq!(unreadable, Err(NoDevice::Unreadable));
 }
 
@@ -250,9 +261,12 @@ fn a_request_gets_a_certificate_for_its_key_and_nothing_else_that_it_asks_for() 
         assert!(!certificate.extended_key_usage().unwrap().unwrap().value.server_auth);
         assert!(!certificate.is_ca());
     }
+    openssl(place.dir.path(), "req -new -newkey rsa:2048 -nodes -keyout k -subj /CN=rsa -out rsa.csr");
+    let rsa = std::fs::read_to_string(place.dir.path().join("rsa.csr")).unwrap();
+    assert!(verifies(&der(&pki.sign_csr(&id("rsa"), &rsa).unwrap()), &der(&pki.ca_pem().unwrap())));
     let nameless = request(&[], &KeyPair::generate().unwrap()).pem().unwrap();
     let pem = pki.sign_csr(&id("c"), &nameless).unwrap();
-    assert_eq!(super::certificate::device_of(&der(&pem), pki.now()), Ok(id("c")));
+    assert_eq!(certificate::device_of(&der(&pem), pki.now()), Ok(id("c")));
 }
 
 #[test]
@@ -268,6 +282,17 @@ fn a_request_for_another_name_of_a_weak_key_or_changed_is_refused_with_the_reaso
     assert!(ed25519.contains("P-256"), "{ed25519}");
     assert!(why("hello").contains("BEGIN CERTIFICATE REQUEST"));
 
+    let dir = place.dir.path();
+    for (name, subject, bits, expected) in
+        [("weak", "/CN=a", 1024, "1024 bits"), ("several", "/CN=a/CN=b", 2048, "2 common names")]
+    {
+        openssl(
+            dir,
+            &format!("req -new -newkey rsa:{bits} -nodes -keyout k -subj {subject} -out {name}.csr"),
+        );
+        let refused = why(&std::fs::read_to_string(dir.join(format!("{name}.csr"))).unwrap());
+        assert!(refused.contains(expected), "{refused}");
+    }
     let changed = why(&flip(&request(&["a"], &key).pem().unwrap(), 1));
     assert!(changed.contains("signature"), "{changed}");
     assert!(pki.device(&id("a")).is_err(), "nothing was issued");

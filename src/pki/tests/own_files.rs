@@ -73,7 +73,7 @@ fn an_intermediate_ca_is_sent_behind_the_server_certificate() {
     own.place.settings.ca_cert = own.file("issuing.pem", &issuing.pem());
     own.place.settings.ca_key = own.file("issuing.key", &issuing.key().serialize_pem());
     own.place.open().server_tls(ClientAuth::Required).current().unwrap();
-    let chain = super::super::certificate::read_chain(&own.place.path("server.pem")).unwrap();
+    let chain = certificate::read_chain(&own.place.path("server.pem")).unwrap();
     assert_eq!(chain.len(), 2);
     assert_eq!(&chain[1], issuing.der());
 }
@@ -82,14 +82,7 @@ fn an_intermediate_ca_is_sent_behind_the_server_certificate() {
 fn a_key_in_the_form_that_openssl_writes_can_sign() {
     let mut own = Own::new();
     let dir = own.place.dir.path();
-    let openssl = |arguments: &str| {
-        let status = std::process::Command::new("openssl")
-            .args(arguments.split(' '))
-            .current_dir(dir)
-            .output()
-            .unwrap();
-        assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stderr));
-    };
+    let openssl = |arguments: &str| openssl(dir, arguments);
     openssl("ecparam -name prime256v1 -genkey -noout -out ec.key");
     openssl("req -x509 -new -key ec.key -days 30 -subj /CN=Openssl -out ec.pem");
     openssl("genrsa -traditional -out rsa.key 2048");
@@ -180,7 +173,7 @@ fn an_expired_own_server_certificate_is_served_all_the_same() {
 fn new_own_files_are_taken_up_and_bad_ones_leave_the_old_in_force() {
     let mut own = Own::new();
     let ca = ca("Any");
-    let mut bring = |own: &mut Own, certificate: &str, key: &str| {
+    let bring = |own: &mut Own, certificate: &str, key: &str| {
         own.place.settings.server_cert = own.file("s.pem", certificate);
         own.place.settings.server_key = own.file("s.key", key);
     };
