@@ -1,0 +1,228 @@
+//! PostgREST's insert, `POST /rest/v1/<table>`, behind Supabase's gate.
+//!
+//! What is refused, how, and in which order follows replies recorded from PostgREST over PostgreSQL 15;
+//! a test replays them. It takes JSON bodies and inserts alone: anything else is answered with 501, which
+//! no real server sends, so that nobody takes it for one.
+
+mod insert;
+mod refusal;
+mod table;
+mod value;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, HeaderName};
+use axum::routing::post;
+
+use super::{Line, Reply};
+use crate::tasks::Spawner;
+use insert::Insert;
+use refusal::{Refusal, at_the_gate};
+use table::{Inserted, Stored};
+
+pub use table::{Column, Grant, Kind, Row, Table, Unique};
+
+/// Whom a key or a token acts for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// `service_role`: policies do not hold for it.
+    Service,
+    /// `tampu_gateway` of `packaging/supabase/schema.sql`.
+    Gateway,
+    /// `authenticated`
+    Authenticated,
+    /// `anon`
+    Anon,
+}
+
+/// A key that the gate lets pass. With three parts joined by dots it is a JWT, and good as a token too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiKey {
+    /// The key.
+    pub text: String,
+    /// Whom it acts for.
+    pub role: Role,
+}
+
+/// The project.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PostgRestSettings {
+    /// Its keys.
+    pub keys: Vec<ApiKey>,
+    /// Its tables, in the schema `public`.
+    pub tables: Vec<Table>,
+}
+
+impl Default for PostgRestSettings {
+    fn default() -> Self {
+        let key = |text: &str, role| ApiKey { text: text.to_owned(), role };
+        Self {
+            keys: vec![
+                key("sb_secret_demo", Role::Service),
+                key("sb_publishable_demo", Role::Anon),
+                key("demo.service.jwt", Role::Service),
+                key("demo.gateway.jwt", Role::Gateway),
+                key("demo.authenticated.jwt", Role::Authenticated),
+                key("demo.anon.jwt", Role::Anon),
+            ],
+            tables: vec![Table::readings()],
+        }
+    }
+}
+
+/// The service. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct PostgRest {
+    line: Line,
+    project: Arc<Project>,
+}
+
+#[derive(Debug)]
+struct Project {
+    keys: Vec<ApiKey>,
+    tables: Mutex<BTreeMap<&'static str, Stored>>,
+    max_body_bytes: AtomicUsize,
+    max_rows: AtomicUsize,
+}
+
+impl PostgRest {
+    pub(super) async fn start(settings: PostgRestSettings, spawner: &Spawner) -> io::Result<Self> {
+        let tables = settings.tables.into_iter().map(|table| (table.name, Stored::new(table))).collect();
+        let project = Arc::new(Project {
+            keys: settings.keys,
+            tables: Mutex::new(tables),
+            max_body_bytes: AtomicUsize::new(usize::MAX),
+            max_rows: AtomicUsize::new(usize::MAX),
+        });
+        let state = Arc::clone(&project);
+        let line = Line::serve(spawner, move |_| {
+            Router::new()
+                .route("/rest/v1/{table}", post(serve).fallback(unlike_any_server))
+                .fallback(unlike_any_server)
+                .with_state(state)
+        })
+        .await?;
+        Ok(Self { line, project })
+    }
+
+    /// The line to it.
+    #[must_use]
+    pub fn line(&self) -> &Line {
+        &self.line
+    }
+
+    /// Every row of a table, in the order of arrival. Empty when there is no such table.
+    #[must_use]
+    pub fn rows(&self, table: &str) -> Vec<Row> {
+        self.project.tables().get(table).map(Stored::rows).unwrap_or_default()
+    }
+
+    /// How many rows a table has.
+    #[must_use]
+    pub fn row_count(&self, table: &str) -> usize {
+        self.project.tables().get(table).map_or(0, Stored::len)
+    }
+
+    /// From now on larger bodies are refused by the proxy in front: 413, in HTML.
+    pub fn limit_body_bytes(&self, bytes: usize) {
+        self.project.max_body_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// From now on an insert of more rows runs into the statement timeout: 500, code 57014.
+    pub fn limit_rows(&self, rows: usize) {
+        self.project.max_rows.store(rows, Ordering::Relaxed);
+    }
+}
+
+impl Project {
+    fn tables(&self) -> MutexGuard<'_, BTreeMap<&'static str, Stored>> {
+        self.tables.lock().expect("no panic under this lock")
+    }
+
+    /// The gate in front of PostgREST: whose key is this?
+    fn role_of_key(&self, headers: &HeaderMap) -> Result<Role, Reply> {
+        let hint = "Double check your Supabase `anon` or `service_role` API key.";
+        let Some(key) = text(headers, "apikey") else {
+            let message = "No API key found in request";
+            return Err(at_the_gate(
+                "UNAUTHORIZED_MISSING_API_KEY",
+                message,
+                "No `apikey` request header found.",
+            ));
+        };
+        self.key(key).ok_or_else(|| at_the_gate("UNAUTHORIZED_INVALID_API_KEY", "Invalid API key", hint))
+    }
+
+    /// PostgREST itself knows tokens alone; without one, Supabase's gate has it act for the key's role.
+    fn role(&self, headers: &HeaderMap, of_key: Role) -> Result<Role, Refusal> {
+        let Some(authorization) = text(headers, "authorization") else { return Ok(of_key) };
+        let Some(token) = authorization.strip_prefix("Bearer ") else { return Ok(of_key) };
+        match token.split('.').count() {
+            3 => self.key(token).ok_or_else(|| {
+                Refusal::bad_token("No suitable key or wrong key type")
+                    .details("None of the keys was able to decode the JWT")
+            }),
+            parts => Err(Refusal::bad_token(&format!("Expected 3 parts in JWT; got {parts}"))),
+        }
+    }
+
+    fn key(&self, text: &str) -> Option<Role> {
+        self.keys.iter().find(|key| key.text == text).map(|key| key.role)
+    }
+
+    fn insert(&self, table: &str, insert: &Insert<'_>, role: Role) -> Result<Inserted, Refusal> {
+        let mut tables = self.tables();
+        let Some(stored) = tables.get_mut(table) else {
+            let message = format!("Could not find the table 'public.{table}' in the schema cache");
+            return Err(Refusal::new(404, "PGRST205", message));
+        };
+        let plan = insert.plan(&stored.table)?;
+        if role != Role::Service && !stored.table.grants.iter().any(|grant| grant.role == role) {
+            return Err(Refusal::not_allowed(role, format!("permission denied for table {table}")));
+        }
+        if insert.rows() > self.max_rows.load(Ordering::Relaxed) {
+            return Err(Refusal::new(500, "57014", "canceling statement due to statement timeout"));
+        }
+        let rows = insert.cells(&stored.table)?;
+        stored.insert(rows, role, plan)
+    }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &'static str) -> Option<&'a str> {
+    headers.get(HeaderName::from_static(name)).and_then(|value| value.to_str().ok())
+}
+
+async fn serve(
+    State(project): State<Arc<Project>>,
+    Path(table): Path<String>,
+    Query(query): Query<BTreeMap<String, String>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Reply {
+    if body.len() > project.max_body_bytes.load(Ordering::Relaxed) {
+        return Reply::html(413, "<html><h1>413 Request Entity Too Large</h1></html>");
+    }
+    let of_key = match project.role_of_key(&headers) {
+        Ok(role) => role,
+        Err(refused) => return refused,
+    };
+    if text(&headers, "content-type").is_some_and(|kind| kind.starts_with("text/csv")) {
+        return unlike_any_server().await;
+    }
+    let served = project.role(&headers, of_key).and_then(|role| {
+        let insert = Insert::parse(&headers, &query, &body)?;
+        let inserted = project.insert(&table, &insert, role)?;
+        Ok(insert.reply(&inserted))
+    });
+    served.unwrap_or_else(Refusal::into_reply)
+}
+
+async fn unlike_any_server() -> Reply {
+    Reply::json(501, r#"{"message":"this double of PostgREST inserts JSON, and nothing else"}"#)
+}
