@@ -1,0 +1,246 @@
+//! One HTTP client a sink: bounded, without redirects, and with TLS that survives a wrong clock.
+
+use std::error::Error as _;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use reqwest::Url;
+use reqwest::header::{
+    CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderMap, HeaderName, RETRY_AFTER, TRANSFER_ENCODING,
+};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, UnixTime};
+
+use super::{SendError, SinkError};
+use crate::clock::Clock;
+use crate::config;
+
+/// Services look at who calls: Supabase refuses its secret keys to anything that looks like a browser.
+const USER_AGENT: &str = concat!("tampu/", env!("CARGO_PKG_VERSION"));
+
+/// No reply that is of use is longer.
+const MAX_REPLY_BYTES: usize = 64 * 1024;
+
+/// How long to wait for the body of a reply that does not say how long it is: PostgREST before 14.2
+/// ends its 201 with the headers and keeps the connection open.
+const UNSIZED_BODY_WAIT: Duration = Duration::from_secs(2);
+
+/// The longest text of the far side's that goes into an error.
+const MAX_QUOTE_CHARS: usize = 200;
+
+/// A client for one sink.
+#[derive(Debug, Clone)]
+pub(super) struct Http {
+    client: reqwest::Client,
+    secret: config::Secret,
+}
+
+/// A reply, its body cut at 64 KiB.
+#[derive(Debug, Clone)]
+pub(super) struct Reply {
+    pub(super) status: u16,
+    pub(super) headers: HeaderMap,
+    pub(super) body: String,
+}
+
+impl Http {
+    pub(super) fn new(settings: &config::Sink, clock: &Clock) -> Result<Self, SinkError> {
+        let secret = match &settings.kind {
+            config::SinkKind::ThingSpeak(kind) => kind.write_key.clone(),
+            config::SinkKind::Supabase(kind) => kind.key.clone(),
+        };
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let tls = rustls::ClientConfig::builder_with_details(provider, Arc::new(TlsTime(clock.clone())))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| SinkError::Client(error.to_string()))?
+            .with_root_certificates(roots(settings)?)
+            .with_no_client_auth();
+        let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .user_agent(USER_AGENT)
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .connect_timeout(settings.timeout)
+            .timeout(settings.timeout)
+            // A call comes every few seconds at most, and cellular networks drop idle connections unseen.
+            .pool_idle_timeout(Duration::from_secs(60))
+            .pool_max_idle_per_host(1)
+            .build()
+            .map_err(|error| SinkError::Client(chain(&error)))?;
+        Ok(Self { client, secret })
+    }
+
+    /// Posts a JSON body.
+    ///
+    /// # Errors
+    /// [`SendError::Slow`] without an answer in time, [`SendError::Retry`] without an answer.
+    pub(super) async fn post(
+        &self,
+        url: &Url,
+        headers: &HeaderMap,
+        body: String,
+    ) -> Result<Reply, SendError> {
+        let request = self
+            .client
+            .post(url.clone())
+            .headers(headers.clone())
+            .header(CONTENT_TYPE, "application/json")
+            .body(body);
+        let mut response = request.send().await.map_err(|error| self.failed(error))?;
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let is_sized = headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING);
+        let read = read_bounded(&mut response);
+        let body = if is_sized {
+            read.await.map_err(|error| self.failed(error))?
+        } else {
+            tokio::time::timeout(UNSIZED_BODY_WAIT, read).await.unwrap_or(Ok(Vec::new())).unwrap_or_default()
+        };
+        let body = self.without_secret(&String::from_utf8_lossy(&body));
+        Ok(Reply { status, headers, body })
+    }
+
+    fn failed(&self, error: reqwest::Error) -> SendError {
+        let slow = error.is_timeout() && !error.is_connect();
+        let why = quote(&self.without_secret(&chain(&error.without_url())));
+        if slow { SendError::Slow { why } } else { SendError::Retry { after: None, why } }
+    }
+
+    /// A text of the far side's without the key, should it have quoted it.
+    fn without_secret(&self, text: &str) -> String {
+        match self.secret.expose() {
+            "" => text.to_owned(),
+            secret => text.replace(secret, "(secret)"),
+        }
+    }
+}
+
+async fn read_bounded(response: &mut reqwest::Response) -> Result<Vec<u8>, reqwest::Error> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        let room = MAX_REPLY_BYTES - body.len();
+        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if body.len() == MAX_REPLY_BYTES {
+            break;
+        }
+    }
+    Ok(body)
+}
+
+fn roots(settings: &config::Sink) -> Result<rustls::RootCertStore, SinkError> {
+    let mut store = rustls::RootCertStore::empty();
+    let Some(path) = &settings.ca_file else {
+        // Without any, every handshake fails with a text that says so: no reason not to start.
+        store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        return Ok(store);
+    };
+    let wrong = |why: String| SinkError::CaFile { path: path.clone(), why };
+    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))? {
+        let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
+        store.add(certificate).map_err(|error| wrong(error.to_string()))?;
+    }
+    if store.is_empty() {
+        return Err(wrong("holds no certificate".to_owned()));
+    }
+    Ok(store)
+}
+
+/// The clock by which certificates are judged (P7).
+#[derive(Debug)]
+struct TlsTime(Clock);
+
+impl rustls::time_provider::TimeProvider for TlsTime {
+    fn current_time(&self) -> Option<UnixTime> {
+        self.0.trusted_now().duration_since(UNIX_EPOCH).ok().map(UnixTime::since_unix_epoch)
+    }
+}
+
+impl Reply {
+    /// How long the far side wants to be left alone.
+    ///
+    /// A date is read against the reply's own `Date`: the clock of the gateway may be wrong.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        let text = self.header(&RETRY_AFTER)?.trim();
+        if let Ok(seconds) = text.parse() {
+            return Some(Duration::from_secs(seconds));
+        }
+        let until = httpdate::parse_http_date(text).ok()?;
+        let sent = httpdate::parse_http_date(self.header(&DATE)?).ok()?;
+        Some(until.duration_since(sent).unwrap_or_default())
+    }
+
+    pub(super) fn header(&self, name: &HeaderName) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// Whether this is a page for people: a captive portal's, or a proxy's.
+    pub(super) fn is_html(&self) -> bool {
+        self.header(&CONTENT_TYPE)
+            .is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("text/html"))
+            || self.body.trim_start().starts_with('<')
+    }
+}
+
+#[cfg(test)]
+impl Reply {
+    /// A reply for tests of classification.
+    pub(super) fn fake(status: u16, headers: &[(&str, &str)], body: &str) -> Self {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap()))
+            .collect();
+        Self { status, headers, body: body.to_owned() }
+    }
+}
+
+/// Cuts a text and takes the control characters out, so that it can stand in a log line.
+pub(super) fn quote(text: &str) -> String {
+    let mut quoted: String =
+        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_QUOTE_CHARS).collect();
+    if text.chars().nth(MAX_QUOTE_CHARS).is_some() {
+        quoted.push('…');
+    }
+    quoted
+}
+
+/// An error with all its causes: the outermost of an HTTP client's alone says nothing.
+fn chain(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date_read_against_the_replys_own_date() {
+        let seconds = Reply::fake(429, &[("retry-after", "17")], "");
+        assert_eq!(seconds.retry_after(), Some(Duration::from_secs(17)));
+        let date = ("retry-after", "Wed, 01 Jan 2031 00:01:00 GMT");
+        let own = Reply::fake(503, &[date, ("date", "Wed, 01 Jan 2031 00:00:00 GMT")], "");
+        assert_eq!(own.retry_after(), Some(Duration::from_secs(60)), "whatever the gateway's clock says");
+        let past = Reply::fake(503, &[date, ("date", "Wed, 01 Jan 2031 00:02:00 GMT")], "");
+        assert_eq!(past.retry_after(), Some(Duration::ZERO));
+        assert_eq!(Reply::fake(503, &[date], "").retry_after(), None, "a date alone says nothing");
+        assert_eq!(Reply::fake(503, &[("retry-after", "soon")], "").retry_after(), None);
+    }
+
+    #[test]
+    fn what_the_far_side_says_is_cut_and_kept_on_one_line() {
+        assert_eq!(quote("a\r\nb\u{1b}[31m"), "a  b [31m");
+        assert_eq!(quote(&"ü".repeat(500)).chars().count(), MAX_QUOTE_CHARS + 1);
+    }
+
+    #[test]
+    fn a_page_for_people_is_recognised_by_its_type_or_its_first_character() {
+        assert!(Reply::fake(200, &[("content-type", "text/HTML; charset=utf-8")], "hello").is_html());
+        assert!(Reply::fake(200, &[], "\n<!DOCTYPE html>").is_html());
+        assert!(!Reply::fake(200, &[("content-type", "application/json")], "{}").is_html());
+    }
+}
