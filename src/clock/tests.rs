@@ -49,8 +49,7 @@ fn a_reading_from_before_the_synchronisation_gets_its_true_time_afterwards() {
 #[test]
 fn readings_of_an_earlier_boot_are_corrected_if_its_offset_was_kept_and_marked_if_not() {
     let pi = Box::new(Duration::from_secs(3_600));
-    let stamp =
-        Stamp { wall_ms: 5, boot_ms: 2_000, boot: OTHER_BOOT, quality: ClockQuality::Unsynchronized };
+    let stamp = Stamp { wall_ms: 5, boot_ms: 2_000, boot: OTHER_BOOT, quality: ClockQuality::Unsynchronized };
     let clock = pi.start(BTreeMap::new());
     assert_eq!(clock.resolve(&stamp), Resolved::At(5, TimeQuality::Unsynchronized));
     let clock = pi.start(BTreeMap::from([(OTHER_BOOT, 1_800_000_000_000)]));

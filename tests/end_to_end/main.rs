@@ -1,0 +1,13 @@
+//! The real program, driven over TLS by a client of others (rumqttc), with a cloud on this machine.
+
+#![allow(clippy::unwrap_used, reason = "all of it is test; clippy knows functions marked as one alone")]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod anonymous;
+mod commands;
+mod devices;
+mod durability;
+mod refused;
+mod reload;

@@ -1,0 +1,52 @@
+//! A CA in the hands of the test: for devices that no gateway would sign.
+
+use std::path::{Path, PathBuf};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+use time::{Duration, OffsetDateTime};
+
+use super::mqtt::Credentials;
+
+pub(crate) struct Authority {
+    dir: PathBuf,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    /// A new one, with its files in a directory of this name.
+    pub(crate) fn create(dir: &Path) -> Self {
+        std::fs::create_dir_all(dir).unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "a CA of the test");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate().unwrap();
+        std::fs::write(dir.join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+        std::fs::write(dir.join("ca.key"), key.serialize_pem()).unwrap();
+        Self { dir: dir.to_owned(), issuer: Issuer::new(params, key) }
+    }
+
+    /// The settings of a gateway whose CA this is.
+    pub(crate) fn settings(&self) -> String {
+        let file = |name| self.dir.join(name);
+        format!("[pki]\nca_cert = {:?}\nca_key = {:?}\n", file("ca.pem"), file("ca.key"))
+    }
+
+    /// A device whose certificate ends so long after now (before now, if negative).
+    pub(crate) fn device(&self, name: &str, valid_for: Duration) -> Credentials {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_after = OffsetDateTime::now_utc() + valid_for;
+        params.not_before = params.not_after - Duration::days(2);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let credentials = Credentials::in_directory(&self.dir, name);
+        std::fs::write(&credentials.cert, certificate.pem()).unwrap();
+        std::fs::write(&credentials.key, key.serialize_pem()).unwrap();
+        credentials
+    }
+}

@@ -1,0 +1,251 @@
+//! A gateway as its user has it: the real program, its files, its devices. Each test has its own.
+
+#![allow(dead_code, reason = "each test binary uses its part of this")]
+#![allow(clippy::result_large_err, reason = "rumqttc's error is what it is")]
+
+pub(crate) mod authority;
+pub(crate) mod cloud;
+pub(crate) mod mqtt;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use mqtt::Credentials;
+
+/// How long anything may take on a slow and busy machine. Nothing waits so long when all is well.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Asks again and again until there is an answer.
+pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(start.elapsed() < PATIENCE, "it never came: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The files of a gateway, whether it runs or not.
+pub(crate) struct Home {
+    dir: TempDir,
+    /// Settings from the environment, which win over the file.
+    environment: BTreeMap<&'static str, String>,
+}
+
+impl Home {
+    /// A configuration file with these settings, and the environment that every test wants: free ports, a
+    /// directory of its own, a log that can be read, a clock that is right.
+    pub(crate) fn new(settings: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let data = dir.path().join("data").display().to_string();
+        let environment = [
+            ("TAMPU_GATEWAY__ID", "gw".to_owned()),
+            ("TAMPU_GATEWAY__DATA_DIR", data),
+            ("TAMPU_LISTENER__ADDRESS", "127.0.0.1:0".to_owned()),
+            ("TAMPU_LOG__FORMAT", "json".to_owned()),
+            ("TAMPU_CLOCK__SOURCE", "trusted".to_owned()),
+        ];
+        let home = Self { dir, environment: environment.into() };
+        home.configure(settings);
+        home
+    }
+
+    /// Another setting from the environment, or any other variable.
+    pub(crate) fn with(mut self, variable: &'static str, value: impl Into<String>) -> Self {
+        self.environment.insert(variable, value.into());
+        self
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes the configuration file anew.
+    pub(crate) fn configure(&self, settings: &str) {
+        std::fs::write(self.config(), settings).expect("the configuration can be written");
+    }
+
+    /// Runs a command of the program to its end, with this gateway's configuration.
+    pub(crate) fn tampu(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).stdin(Stdio::null()).output().expect("the program starts")
+    }
+
+    /// A new device, with the gateway's own command.
+    pub(crate) fn device(&self, name: &str) -> Credentials {
+        let out = self.path("devices");
+        let path = out.to_str().expect("temporary directories are UTF-8");
+        let output = self.tampu(&["device", "add", name, "--format", "pem", "--out", path]);
+        assert!(output.status.success(), "device add {name}: {output:?}");
+        Credentials::in_directory(&out, name)
+    }
+
+    /// Starts the daemon and waits until it serves.
+    pub(crate) fn start(self) -> Gateway {
+        let log = File::options().append(true).create(true).open(self.path("log")).expect("a log file");
+        let mut command = self.command(&["run"]);
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
+        let mut process = Process(command.spawn().expect("the program starts"));
+        let listener = eventually("the daemon serves", || {
+            if let Some(status) = process.0.try_wait().expect("a child can be asked") {
+                panic!("the daemon ended with {status}:\n{}", self.log());
+            }
+            self.status()?["listener"].as_str().map(str::to_owned)
+        });
+        Gateway { address: listener.parse().expect("the status holds an address"), process, home: self }
+    }
+
+    /// Everything that the daemon has logged, over all its starts.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// `GET /v1/status`, if somebody answers.
+    pub(crate) fn status(&self) -> Option<Value> {
+        let mut stream = UnixStream::connect(self.path("data/tampu.sock")).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        stream.write_all(b"GET /v1/status HTTP/1.0\r\nHost: tampu\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        assert!(head.contains(" 200 "), "{answer}");
+        Some(serde_json::from_str(body).expect("the status is JSON"))
+    }
+
+    fn config(&self) -> PathBuf {
+        self.path("config.toml")
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tampu"));
+        command.args(arguments).arg("--config").arg(self.config()).envs(&self.environment);
+        command
+    }
+}
+
+/// A gateway that runs until this is dropped.
+pub(crate) struct Gateway {
+    process: Process,
+    pub(crate) home: Home,
+    /// Where devices connect.
+    pub(crate) address: SocketAddr,
+}
+
+impl Gateway {
+    pub(crate) fn start(settings: &str) -> Self {
+        Home::new(settings).start()
+    }
+
+    /// The power plug, as far as a process has one.
+    pub(crate) fn kill(mut self) -> Home {
+        self.process.0.kill().expect("a child can be killed");
+        self.process.0.wait().expect("a child can be waited for");
+        self.home
+    }
+
+    /// SIGTERM, and how the daemon ended.
+    pub(crate) fn terminate(mut self) -> (ExitStatus, Home) {
+        self.signal(Signal::TERM);
+        let status =
+            eventually("the daemon ends", || self.process.0.try_wait().expect("a child can be asked"));
+        (status, self.home)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.process.0), signal).expect("a child can be sent a signal");
+    }
+
+    /// Waits for a figure of the status.
+    pub(crate) fn wait_for_status<T>(&self, what: &str, mut pick: impl FnMut(&Value) -> Option<T>) -> T {
+        let mut last = Value::Null;
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.home.status() {
+                if let Some(found) = pick(&status) {
+                    return found;
+                }
+                last = status;
+            }
+            assert!(start.elapsed() < PATIENCE, "{what}: {last:#}\n{}", self.home.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits for a line of the log.
+    pub(crate) fn wait_for_log(&self, what: &str, mut pick: impl FnMut(&LogLine) -> bool) -> LogLine {
+        let start = Instant::now();
+        loop {
+            let log = self.home.log();
+            if let Some(line) = log.lines().filter_map(LogLine::parse).find(|line| pick(line)) {
+                return line;
+            }
+            assert!(start.elapsed() < PATIENCE, "{what}:\n{log}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until a refusal for this reason was logged, and says with which device and detail.
+    pub(crate) fn wait_for_refusal(&self, reason: &str) -> LogLine {
+        let line = self.wait_for_log(&format!("a refusal: {reason}"), |line| line.field("reason") == reason);
+        assert_eq!(line.field("peer"), "127.0.0.1", "who was refused");
+        line
+    }
+}
+
+/// A line of the JSON log, whose fields stand beside time and level.
+pub(crate) struct LogLine(Value);
+
+impl LogLine {
+    fn parse(line: &str) -> Option<Self> {
+        serde_json::from_str(line).ok().map(Self)
+    }
+
+    pub(crate) fn level(&self) -> &str {
+        self.0["level"].as_str().unwrap_or_default()
+    }
+
+    /// A field as text, empty if it is not there.
+    pub(crate) fn field(&self, name: &str) -> String {
+        match &self.0[name] {
+            Value::Null => String::new(),
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        }
+    }
+
+    pub(crate) fn text(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+/// A child that does not outlive its test.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already.
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// The output of a command, for assertions and their messages.
+pub(crate) fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// A path as text.
+pub(crate) fn utf8(path: &Path) -> &str {
+    path.to_str().expect("temporary directories are UTF-8")
+}
