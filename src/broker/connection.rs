@@ -1,0 +1,124 @@
+//! Bytes in and out of a stream. An idle connection keeps no buffer: bytes are read into a space on
+//! the stack, and what is left over of a buffer is freed when the buffer is empty.
+
+use std::future::poll_fn;
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+/// Bytes that are read at once; a connection whose publishes are held back is read so far ahead.
+const READ_BYTES: usize = 16 * 1024;
+
+/// Output that a client does not take. While there is more, nothing of it is read.
+const MAX_OUT_BYTES: usize = 64 * 1024;
+
+/// How long a client that is being told something last may take to hear it.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What has come of waiting on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// There are new bytes in the input.
+    Read,
+    /// All output is written.
+    Written,
+}
+
+/// A stream with its buffers.
+#[derive(Debug)]
+pub(super) struct Connection<S> {
+    stream: S,
+    /// Read and not yet taken.
+    pub(super) input: BytesMut,
+    /// To be written.
+    pub(super) out: BytesMut,
+    /// The stream may hold back what was written to it.
+    unflushed: bool,
+    /// The stream gave this after bytes that have to be looked at first.
+    ended: Option<io::Error>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self { stream, input: BytesMut::new(), out: BytesMut::new(), unflushed: false, ended: None }
+    }
+
+    /// Writes what there is to write, and reads. `read_ahead_only`: the input is not taken at present,
+    /// so it is read only until a bound, to hear of the end of the stream.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, read_ahead_only: bool) -> Poll<io::Result<Progress>> {
+        let had_output = !self.out.is_empty();
+        if self.poll_write(cx)?.is_ready() && had_output {
+            return Poll::Ready(Ok(Progress::Written));
+        }
+        let may_read =
+            self.out.len() <= MAX_OUT_BYTES && !(read_ahead_only && self.input.len() >= READ_BYTES);
+        if may_read {
+            return self.poll_read(cx).map_ok(|()| Progress::Read);
+        }
+        Poll::Pending
+    }
+
+    /// Reads until there is something new.
+    pub(super) async fn read(&mut self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_read(cx)).await
+    }
+
+    /// Writes the rest of the output and ends the stream, within a deadline.
+    pub(super) async fn close(&mut self) -> io::Result<()> {
+        let close = async {
+            poll_fn(|cx| self.poll_write(cx)).await?;
+            self.stream.shutdown().await
+        };
+        tokio::time::timeout(CLOSE_TIMEOUT, close).await?
+    }
+
+    /// Everything that the stream has, until it must be waited for: many packets may have come in records of their own.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(error) = self.ended.take() {
+            return Poll::Ready(Err(error));
+        }
+        let mut space = [MaybeUninit::uninit(); READ_BYTES];
+        let mut space = ReadBuf::uninit(&mut space);
+        while space.remaining() > 0 {
+            let before = space.filled().len();
+            match Pin::new(&mut self.stream).poll_read(cx, &mut space) {
+                Poll::Ready(Ok(())) if space.filled().len() > before => {}
+                Poll::Ready(Ok(())) => self.ended = Some(io::ErrorKind::UnexpectedEof.into()),
+                Poll::Ready(Err(error)) => self.ended = Some(error),
+                Poll::Pending => break,
+            }
+            if self.ended.is_some() {
+                break;
+            }
+        }
+        if !space.filled().is_empty() {
+            self.input.extend_from_slice(space.filled());
+            return Poll::Ready(Ok(()));
+        }
+        self.ended.take().map_or(Poll::Pending, |error| Poll::Ready(Err(error)))
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.out.is_empty() {
+            let count = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.out))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.unflushed = true;
+            self.out.advance(count);
+            if self.out.is_empty() {
+                self.out = BytesMut::new();
+            }
+        }
+        if self.unflushed {
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
