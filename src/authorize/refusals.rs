@@ -53,8 +53,16 @@ refusals! {
     TooManyHandshakes = "too_many_handshakes",
     /// The TLS handshake was not done in time.
     HandshakeTimeout = "handshake_timeout",
-    /// What came was no TLS, or no version and suite of it that we have.
+    /// The client's first byte was no TLS: plain MQTT or HTTP on the TLS port.
+    NotTls = "not_tls",
+    /// What came was damaged TLS, or no version and suite of it that we have.
     TlsFailed = "tls_failed",
+    /// The client went away during the TLS handshake without a word.
+    HandshakeAborted = "handshake_aborted",
+    /// The client does not believe the gateway's certificate.
+    ServerNotTrusted = "server_not_trusted",
+    /// The gateway's own certificates are damaged or wrong, so that nobody can be let in.
+    TlsUnavailable = "tls_unavailable",
     /// No client certificate was shown, and one is required.
     CertificateMissing = "certificate_missing",
     /// The client's certificate was signed by another CA.
