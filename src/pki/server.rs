@@ -19,6 +19,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::authority::{Authority, Purpose, internal};
 use super::certificate::{HostName, belong_together, host_names, parse, read_chain, read_key};
 use super::{Pki, PkiError, files};
+use crate::clock::Clock;
 use crate::config;
 
 const SERVER_LIFE: Duration = Duration::days(365);
@@ -142,7 +143,12 @@ fn load_or_issue(
         }
         (Present::Missing, _) => Some(Why::Missing),
         (Present::Good(chain), Present::Good(key)) => {
-            due(&parse(&cert_path, &chain[0])?, key.as_ref(), &authority, &wanted, now)
+            let certificate = parse(&cert_path, &chain[0])?;
+            if belong_together(key.as_ref(), &certificate) {
+                due(&certificate, &authority, &wanted, &pki.clock)
+            } else {
+                Some(Why::Damaged)
+            }
         }
     };
     let still_good = match (chain, &key) {
@@ -195,14 +201,10 @@ fn present<T>(path: &Path, read: Result<T, PkiError>) -> Result<Present<T>, PkiE
 
 fn due(
     certificate: &X509Certificate<'_>,
-    key: &dyn SigningKey,
     authority: &Authority,
     wanted: &BTreeSet<HostName>,
-    now: OffsetDateTime,
+    clock: &Clock,
 ) -> Option<Why> {
-    if !belong_together(key, certificate) {
-        return Some(Why::Damaged);
-    }
     let signed_by = |ca: &CertificateDer<'_>| {
         X509Certificate::from_der(ca).is_ok_and(|(_, ca)| {
             ca.subject().as_raw() == certificate.issuer().as_raw()
@@ -213,7 +215,10 @@ fn due(
         return Some(Why::OtherCa);
     }
     let (begin, end) = validity(certificate);
-    if now < begin || now >= begin + (end - begin) * 2 / 3 {
+    let now = OffsetDateTime::from(clock.trusted_now());
+    // A clock that may be behind must not replace a good certificate by one that is over for everybody else.
+    let from_the_future = now < begin && clock.is_synchronized();
+    if from_the_future || now >= begin + (end - begin) * 2 / 3 {
         return Some(Why::Age);
     }
     let held = host_names(certificate);

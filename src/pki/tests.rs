@@ -54,10 +54,19 @@ fn clock() -> Clock {
 
 /// A clock whose floor is `seconds` after 1970: it says that, or what the wall clock says if it is later.
 fn clock_at(seconds: u64) -> Clock {
+    clock_of(seconds, config::ClockSource::Trusted)
+}
+
+fn unsynchronized_clock_at(seconds: u64) -> Clock {
+    clock_of(seconds, config::ClockSource::File(PathBuf::from("/nowhere/synchronized")))
+}
+
+fn clock_of(seconds: u64, source: config::ClockSource) -> Clock {
     let dir = tempfile::tempdir().unwrap();
+    let settings = config::Clock { source, ..config::Clock::default() };
     let file = dir.path().join("floor");
     std::fs::write(&file, format!("{}", seconds * 1_000)).unwrap();
-    Clock::start(&config::Clock::default(), &file, BTreeMap::new()).unwrap()
+    Clock::start(&settings, &file, BTreeMap::new()).unwrap()
 }
 
 fn seconds_of(clock: &Clock) -> u64 {

@@ -12,7 +12,10 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ServerSessionMemoryCache, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::time_provider::TimeProvider;
-use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig,
+    SignatureScheme,
+};
 
 use super::authority::Authority;
 use super::certificate::{CertificateInfo, NoDevice, device_of};
@@ -172,13 +175,9 @@ impl Source {
     }
 }
 
-fn server_config(
-    certified: CertifiedKey,
-    material: &Material,
-    clock: Clock,
-) -> Result<ServerConfig, rustls::Error> {
+fn server_config(certified: CertifiedKey, material: &Material, clock: Clock) -> Result<ServerConfig, Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = Arc::new(Verifier::new(material, provider.clone())?);
+    let verifier = Arc::new(Verifier::new(material, provider.clone(), clock.clone())?);
     let mut config = ServerConfig::builder_with_details(provider, Arc::new(TrustedTime(clock)))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .with_client_cert_verifier(verifier)
@@ -232,12 +231,16 @@ pub async fn witness<T>(handshake: impl Future<Output = T>) -> (T, Option<Shown>
     SHOWN.scope(RefCell::new(None), noted).await
 }
 
-/// The usual verifier, which also notes for [`witness`] what it was shown.
+/// The usual verifier, which also notes for [`witness`] what it was shown, and does not let a clock
+/// that is behind refuse a certificate.
 #[derive(Debug)]
-struct Verifier(Arc<dyn ClientCertVerifier>);
+struct Verifier {
+    usual: Arc<dyn ClientCertVerifier>,
+    clock: Clock,
+}
 
 impl Verifier {
-    fn new(material: &Material, provider: Arc<CryptoProvider>) -> Result<Self, rustls::Error> {
+    fn new(material: &Material, provider: Arc<CryptoProvider>, clock: Clock) -> Result<Self, Error> {
         let mut roots = RootCertStore::empty();
         for root in &material.roots {
             roots.add(root.clone())?;
@@ -247,17 +250,18 @@ impl Verifier {
             ClientAuth::Required => builder,
             ClientAuth::Optional => builder.allow_unauthenticated(),
         };
-        builder.build().map(Self).map_err(|error| rustls::Error::General(error.to_string()))
+        let usual = builder.build().map_err(|error| Error::General(error.to_string()))?;
+        Ok(Self { usual, clock })
     }
 }
 
 impl ClientCertVerifier for Verifier {
     fn client_auth_mandatory(&self) -> bool {
-        self.0.client_auth_mandatory()
+        self.usual.client_auth_mandatory()
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.0.root_hint_subjects()
+        self.usual.root_hint_subjects()
     }
 
     fn verify_client_cert(
@@ -265,13 +269,23 @@ impl ClientCertVerifier for Verifier {
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
+    ) -> Result<ClientCertVerified, Error> {
         if let Some(info) = CertificateInfo::of(end_entity) {
             let shown = Shown { subject: info.subject, issuer: info.issuer };
             // Outside of `witness` nobody asks.
             SHOWN.try_with(|slot| slot.replace(Some(shown))).ok();
         }
-        self.0.verify_client_cert(end_entity, intermediates, now)
+        let verdict = self.usual.verify_client_cert(end_entity, intermediates, now);
+        match verdict {
+            // The CA has signed this certificate, so it is at least as late as the certificate begins: better
+            // evidence than a clock that nobody vouches for.
+            Err(Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. }))
+                if !self.clock.is_synchronized() =>
+            {
+                self.usual.verify_client_cert(end_entity, intermediates, not_before)
+            }
+            verdict => verdict,
+        }
     }
 
     fn verify_tls12_signature(
@@ -279,8 +293,8 @@ impl ClientCertVerifier for Verifier {
         message: &[u8],
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls12_signature(message, cert, dss)
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.usual.verify_tls12_signature(message, cert, dss)
     }
 
     fn verify_tls13_signature(
@@ -288,11 +302,11 @@ impl ClientCertVerifier for Verifier {
         message: &[u8],
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls13_signature(message, cert, dss)
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.usual.verify_tls13_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.usual.supported_verify_schemes()
     }
 }

@@ -95,3 +95,12 @@ fn a_certificate_of_ours_is_renewed_after_it_expired_while_the_box_was_off() {
     let end = tls.certificate().unwrap().not_after.unix_timestamp();
     assert!(u64::try_from(end).unwrap() > seconds_of(&clock));
 }
+
+#[test]
+fn a_clock_that_is_behind_does_not_replace_a_certificate_by_one_that_is_over() {
+    let place = Place::new();
+    let tls = place.open_at(&clock_at(FAR_FUTURE)).server_tls(ClientAuth::Required);
+    let serial = tls.certificate().unwrap().serial;
+    let behind = place.open_at(&unsynchronized_clock_at(0)).server_tls(ClientAuth::Required);
+    assert_eq!(behind.certificate().unwrap().serial, serial);
+}
