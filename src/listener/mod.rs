@@ -1,1 +1,159 @@
-//! listener
+//! Accepts connections, and lets in whom TLS can vouch for.
+//!
+//! Before a peer has shown who it is, it costs a socket and a small task: no TLS state is made until its first
+//! byte has come, and only [`config::Listener::max_handshakes`] are in the middle of a handshake. So a silent
+//! connection, or a thousand of them, keep nobody else from connecting. The state of the handshake is freed
+//! when it is over.
+
+mod handshake;
+mod reason;
+
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::authorize::Identity;
+use crate::authorize::refusals::{Refusal, Refusals};
+use crate::config;
+use crate::pki::ServerTls;
+use crate::tasks::Spawner;
+
+use handshake::{Door, Outcome};
+
+/// After an error of accept(2), such as one for want of file descriptors: others may be closed meanwhile.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Connections that wait in the kernel to be accepted: all devices come back at once after a power cut.
+const BACKLOG: i32 = 1_024;
+/// A peer that is gone (no FIN, no RST) is noticed after this much silence, whatever its keep alive …
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+const KEEPALIVE_PROBES: u32 = 3;
+/// … and after this long if something that was sent to it is not acknowledged.
+const SEND_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A connection after its handshake.
+pub type Stream = TlsStream<TcpStream>;
+
+/// A bound socket.
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+    settings: config::Listener,
+}
+
+impl Listener {
+    /// Binds the address of the settings. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// When the address is in use, not of this host, or a port below 1024 that this user may not bind.
+    pub fn bind(settings: &config::Listener) -> io::Result<Self> {
+        let socket = match settings.address.ip() {
+            IpAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
+            IpAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
+        };
+        socket.set_reuseaddr(true)?;
+        socket.bind(settings.address)?;
+        let socket = socket.listen(BACKLOG.unsigned_abs())?;
+        Ok(Self { socket, settings: settings.clone() })
+    }
+
+    /// The address that is bound: it tells the port if the settings said 0.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// Accepts until `cancel`. Each connection is a task of `spawner`'s stage, and ends with that.
+    ///
+    /// `anonymous`: who a device without a certificate is; `None` refuses it.
+    /// `serve` is called for each peer that was let in.
+    pub async fn run<S, F>(
+        self,
+        tls: ServerTls,
+        anonymous: Option<Identity>,
+        serve: S,
+        refusals: Refusals,
+        spawner: Spawner,
+        cancel: CancellationToken,
+    ) where
+        S: Fn(Box<Stream>, Identity, SocketAddr, CancellationToken) -> F + Clone + Send + 'static,
+        F: Future<Output = ()> + Send,
+    {
+        let places = Arc::new(Semaphore::new(self.settings.max_connections));
+        let door = Arc::new(Door::new(tls, anonymous, &self.settings));
+        let mut failing = false;
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = cancel.cancelled() => return,
+                accepted = self.socket.accept() => accepted,
+            };
+            let (stream, address) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    if !std::mem::replace(&mut failing, true) {
+                        warn!(%error, "connections cannot be accepted");
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            if std::mem::take(&mut failing) {
+                info!("connections are accepted again");
+            }
+            let Ok(place) = places.clone().try_acquire_owned() else {
+                let detail = format!("{} connections are open", self.settings.max_connections);
+                refusals.record(Refusal::TooManyConnections, address.ip(), None, &detail);
+                continue;
+            };
+            if let Err(error) = set_options(&stream) {
+                debug!(%address, %error, "the peer went away at once");
+                continue;
+            }
+            let (door, refusals, serve) = (door.clone(), refusals.clone(), serve.clone());
+            let cancel = spawner.cancelled().clone();
+            spawner.passing(async move {
+                // Boxed, so that an idle connection does not carry room for a handshake.
+                let outcome = tokio::select! {
+                    biased;
+                    () = cancel.cancelled() => return,
+                    outcome = Box::pin(door.let_in(stream)) => outcome,
+                };
+                drop(door);
+                match outcome {
+                    Outcome::LetIn(stream, identity) => serve(stream, identity, address, cancel).await,
+                    Outcome::Refused(reason, detail) => refusals.record(reason, address.ip(), None, &detail),
+                    Outcome::Gone => {
+                        debug!(%address, "the peer closed the connection before it said anything");
+                    }
+                }
+                drop(place);
+            });
+        }
+    }
+}
+
+fn set_options(stream: &TcpStream) -> io::Result<()> {
+    use rustix::net::sockopt;
+    // An acknowledgement must not wait for a full segment.
+    sockopt::set_tcp_nodelay(stream, true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES)?;
+    sockopt::set_tcp_user_timeout(stream, u32::try_from(SEND_TIMEOUT.as_millis()).unwrap_or(u32::MAX))?;
+    Ok(())
+}

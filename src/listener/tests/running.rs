@@ -1,0 +1,185 @@
+//! The accept loop, with many peers at once.
+
+use super::*;
+use crate::tasks::{Stage, Tasks};
+
+/// A listener that runs, and serves each peer by telling it who it is and echoing what it says.
+struct Running {
+    gateway: Gateway,
+    address: SocketAddr,
+    refusals: Refusals,
+    tasks: Tasks,
+}
+
+impl Running {
+    fn start(gateway: Gateway, settings: &config::Listener) -> Self {
+        let listener =
+            Listener::bind(&config::Listener { address: "127.0.0.1:0".parse().unwrap(), ..settings.clone() })
+                .unwrap();
+        let address = listener.local_addr().unwrap();
+        let (tasks, refusals) = (Tasks::default(), Refusals::default());
+        let at_the_door = tasks.spawner(Stage::Listener);
+        let cancel = at_the_door.cancelled().clone();
+        let run = listener.run(
+            gateway.tls.clone(),
+            None,
+            echo,
+            refusals.clone(),
+            tasks.spawner(Stage::Sessions),
+            cancel,
+        );
+        at_the_door.essential("listener", run);
+        Self { gateway, address, refusals, tasks }
+    }
+
+    async fn device(&self, name: &str) -> Client {
+        let config = self.gateway.client(Some(self.gateway.device(name)));
+        let mut client = soon(connect(self.address, config)).await.unwrap();
+        assert_eq!(said(&mut client).await, name);
+        client
+    }
+
+    async fn refused(&self, reason: Refusal, times: u64) {
+        soon(async {
+            while self.refusals.counts()[reason.as_str()] < times {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    }
+}
+
+async fn echo(mut stream: Box<Stream>, who: Identity, _: SocketAddr, cancel: CancellationToken) {
+    let mut buffer = [0; 64];
+    let mut text = who.device.as_str().as_bytes().to_vec();
+    loop {
+        text.push(b'\n');
+        if stream.write_all(&text).await.is_err() || stream.flush().await.is_err() {
+            return;
+        }
+        let count = tokio::select! {
+            () = cancel.cancelled() => return,
+            count = stream.read(&mut buffer) => count.unwrap_or(0),
+        };
+        if count == 0 {
+            return;
+        }
+        text = buffer[..count].to_vec();
+    }
+}
+
+async fn said(client: &mut Client) -> String {
+    let mut text = String::new();
+    while !text.ends_with('\n') {
+        let mut byte = [0];
+        soon(client.read_exact(&mut byte)).await.unwrap();
+        text.push(char::from(byte[0]));
+    }
+    text.trim_end().to_owned()
+}
+
+async fn answers(client: &mut Client) {
+    client.write_all(b"still here?").await.unwrap();
+    assert_eq!(said(client).await, "still here?");
+}
+
+async fn ends(mut stream: impl tokio::io::AsyncRead + Unpin) {
+    let end = soon(stream.read(&mut [0; 16])).await;
+    assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
+}
+
+#[tokio::test]
+async fn silent_connections_keep_nobody_from_connecting() {
+    let settings = config::Listener { max_handshakes: 2, ..config::Listener::default() };
+    let running = Running::start(Gateway::new(ClientAuth::Required), &settings);
+    let mut silent = Vec::new();
+    for _ in 0..50 {
+        silent.push(TcpStream::connect(running.address).await.unwrap());
+    }
+    answers(&mut running.device("pump").await).await;
+}
+
+#[tokio::test]
+async fn peers_that_are_refused_disturb_nobody() {
+    let running = Running::start(Gateway::new(ClientAuth::Required), &config::Listener::default());
+    let mut before = running.device("before").await;
+    let other_ca = sign(&ca("Other"), &params("pump"));
+    for _ in 0..3 {
+        let mut plain = TcpStream::connect(running.address).await.unwrap();
+        plain.write_all(b"\x10\x0c\0\x04MQTT\x04\x02\0\x3c\0\0").await.unwrap();
+        ends(plain).await;
+        let credentials = (other_ca.0.clone(), other_ca.1.clone_key());
+        for credentials in [None, Some(credentials)] {
+            if let Ok(client) = connect(running.address, running.gateway.client(credentials)).await {
+                ends(client).await;
+            }
+        }
+    }
+    running.refused(Refusal::NotTls, 3).await;
+    running.refused(Refusal::CertificateMissing, 3).await;
+    running.refused(Refusal::CertificateUnknownIssuer, 3).await;
+    answers(&mut before).await;
+    answers(&mut running.device("after").await).await;
+}
+
+#[tokio::test]
+async fn connections_are_capped_and_a_place_is_given_back() {
+    let settings = config::Listener { max_connections: 2, ..config::Listener::default() };
+    let running = Running::start(Gateway::new(ClientAuth::Required), &settings);
+    let mut first = running.device("first").await;
+    let second = running.device("second").await;
+    ends(TcpStream::connect(running.address).await.unwrap()).await;
+    running.refused(Refusal::TooManyConnections, 1).await;
+    answers(&mut first).await;
+    drop(second);
+    soon(async {
+        loop {
+            let config = running.gateway.client(Some(running.gateway.device("third")));
+            if connect(running.address, config).await.is_ok() {
+                break;
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_renewal_reaches_new_connections_and_leaves_open_ones_alone() {
+    let running = Running::start(Gateway::new(ClientAuth::Required), &config::Listener::default());
+    let serial = |client: &Client| {
+        let chain = client.get_ref().1.peer_certificates().unwrap();
+        crate::pki::CertificateInfo::of(&chain[0]).unwrap().serial
+    };
+    let mut old = running.device("old").await;
+    let settings =
+        config::Pki { names: vec!["new.example.org".to_owned()], ..running.gateway.settings.clone() };
+    running.gateway.tls.reload(&settings, ClientAuth::Required).unwrap();
+    let new = running.device("new").await;
+    assert_ne!(serial(&old), serial(&new));
+    answers(&mut old).await;
+}
+
+#[tokio::test]
+async fn a_device_that_comes_back_resumes_its_session_under_the_same_name() {
+    let running = Running::start(Gateway::new(ClientAuth::Required), &config::Listener::default());
+    for version in [TLS12, TLS13] {
+        let root = running.gateway.ca.der().clone();
+        let config = client(root, Some(running.gateway.device("pump")), &[version]);
+        for expected in [rustls::HandshakeKind::Full, rustls::HandshakeKind::Resumed] {
+            let mut client = soon(connect(running.address, config.clone())).await.unwrap();
+            assert_eq!(said(&mut client).await, "pump");
+            assert_eq!(client.get_ref().1.handshake_kind(), Some(expected), "{version:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn at_the_end_the_door_closes_first_and_then_the_connections() {
+    let mut running = Running::start(Gateway::new(ClientAuth::Required), &config::Listener::default());
+    let client = running.device("pump").await;
+    let silent = TcpStream::connect(running.address).await.unwrap();
+    assert_eq!(running.tasks.drain(PATIENCE).await, []);
+    ends(client).await;
+    ends(silent).await;
+    assert!(TcpStream::connect(running.address).await.is_err());
+}
