@@ -43,8 +43,8 @@ impl Reader {
         Some(Self { handle, sink, ends, live_from: None, decoded: Vec::new(), names: Names::default() })
     }
 
-    /// The next readings to send: from the live range first, if one was split off, then the oldest. Waits until
-    /// there is at least one. Skips and accounts by itself what is damaged or carries a `fault` (Unfit).
+    /// The next readings to send: from the live range first, if one was split off, then, with room left, the
+    /// oldest. Waits until there is at least one. Skips and accounts by itself what is damaged or carries a `fault` (Unfit).
     /// Reading twice without settling gives the same readings again. Cancel-safe.
     ///
     /// # Errors
@@ -164,19 +164,15 @@ impl Reader {
         let book = self.handle.0.ledger.book();
         let Some(sink) = book.sinks.get(&self.sink) else { return Vec::new() };
         let end = book.state.end;
-        let start = match self.live_from {
-            Some(live) if sink.cursor.pending_from(live, end).next().is_some() => live,
-            Some(live) => {
-                if sink.cursor.pending_from(0, live).next().is_none() {
-                    self.live_from = None;
-                }
-                0
-            }
-            None => 0,
-        };
+        let has_backlog = |live: &Seq| sink.cursor.pending_from(0, *live).next().is_some();
+        self.live_from = self.live_from.filter(has_backlog);
+        let live = self.live_from.unwrap_or(0);
+        // The backlog fills what the live readings leave of an answer: where they never stop coming
+        // it would otherwise never be read.
+        let pending = sink.cursor.pending_from(live, end).chain(sink.cursor.pending_from(0, live));
         let mut left = most.max(1) as u64;
         let mut wanted = Vec::new();
-        for (from, to) in sink.cursor.pending_from(start, end) {
+        for (from, to) in pending {
             let to = to.min(from + left);
             wanted.push((from, to));
             left -= to - from;
