@@ -35,7 +35,7 @@ fn by_code(reply: &Reply, code: &str) -> SendError {
         // Some servers refuse good tokens as "issued at future" now and then.
         (401, "PGRST303") => doubtful(1, Then::Hold),
         (401..=403, "42501") => hold("the key may not insert here (row-level security, or no grant)"),
-        (401 | 402 | 403, _) => hold("the key is not accepted"),
+        (401..=403, _) => hold("the key is not accepted"),
         (_, "57014") => SendError::TooLarge { why },
         (_, "25006") | (408 | 425, _) => retry(),
         (_, "23503") => hold("a row that this one refers to is missing"),

@@ -109,7 +109,7 @@ impl Planner {
             slot.state = slot.state.max(self.state(number, batch.now_ms, continues.then_some(last_at_ms)));
             slot.members.push(Member { index, seq, at_ms: timed.at_ms, values });
         }
-        let is_stuck = plan.dropped.is_empty() && slots.values().all(|slot| slot.state != State::Closed);
+        let is_stuck = slots.values().all(|slot| slot.state != State::Closed);
         if is_stuck && batch.behind == Behind::OutOfReach {
             close_what_cannot_be_waited_for(&mut slots);
         }
