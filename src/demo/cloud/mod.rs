@@ -74,6 +74,12 @@ impl Cloud {
     }
 }
 
+/// The second, counted from 1970-01-01 UTC, of a time as [`Row::text`] gives it.
+#[must_use]
+pub fn unix_seconds(text: &str) -> Option<i64> {
+    timestamp::parse(text, false).ok().map(time::OffsetDateTime::unix_timestamp)
+}
+
 impl Drop for Cloud {
     fn drop(&mut self) {
         self.end.cancel();

@@ -151,6 +151,11 @@ impl Table {
 pub struct Row(pub(super) BTreeMap<&'static str, Option<String>>);
 
 impl Row {
+    #[cfg(test)]
+    pub(crate) fn of(values: &[(&'static str, &str)]) -> Self {
+        Self(values.iter().map(|(name, value)| (*name, Some((*value).to_owned()))).collect())
+    }
+
     /// A value as text, as `psql` shows it in UTC; `None` for NULL and for no such column.
     #[must_use]
     pub fn text(&self, column: &str) -> Option<&str> {
