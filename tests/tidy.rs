@@ -203,7 +203,7 @@ fn files(directories: &[&str], extension: &str) -> Vec<PathBuf> {
     while let Some(directory) = open.pop() {
         for entry in std::fs::read_dir(&directory).unwrap_or_else(|e| panic!("{}: {e}", directory.display()))
         {
-            let path = entry.unwrap().path();
+            let path = entry.expect("the directory can be read").path();
             if path.is_dir() {
                 open.push(path);
             } else if extension.is_empty() || path.extension().is_some_and(|e| e == extension) {
