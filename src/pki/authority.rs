@@ -15,7 +15,7 @@ use tracing::warn;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::certificate::{belong_together, hex, parse, read_chain, read_key};
-use super::{PkiError, files};
+use super::{FileMode, PkiError, files};
 use crate::config;
 use crate::message::DeviceId;
 
@@ -101,7 +101,7 @@ impl Authority {
                 return Ok(());
             }
             let pair = KeyPair::generate().map_err(|error| internal(&error))?;
-            files::create(key, pair.serialize_pem().as_bytes(), files::SECRET)?;
+            files::create(key, pair.serialize_pem().as_bytes(), FileMode::Secret)?;
         }
         // A key without a certificate: the first start was cut short, or the certificate was lost. The same key
         // and name make a certificate that verifies all that the old one did.
@@ -293,7 +293,7 @@ fn make_certificate(
     params.not_before = now - BACKDATED;
     params.not_after = now + CA_LIFE;
     let certificate = params.self_signed(&key).map_err(|error| internal(&error))?;
-    files::create(&at.certificate, certificate.pem().as_bytes(), files::PUBLIC)
+    files::create(&at.certificate, certificate.pem().as_bytes(), FileMode::Public)
 }
 
 /// 127 random bits: a serial number is positive (RFC 5280, 4.1.2.2).

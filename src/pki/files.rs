@@ -7,10 +7,15 @@ use std::path::{Path, PathBuf};
 
 use super::PkiError;
 
-/// What only its owner may read.
-pub(super) const SECRET: u32 = 0o600;
-/// What everybody may read.
-pub(super) const PUBLIC: u32 = 0o644;
+/// Who may read a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum FileMode {
+    /// Its owner alone.
+    Secret = 0o600,
+    /// Everybody.
+    Public = 0o644,
+}
 
 /// No certificate or key is larger; what is, is not read into memory.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
@@ -41,26 +46,28 @@ pub(super) fn lock(dir: &Path) -> Result<File, PkiError> {
 }
 
 /// Writes a file that must not exist yet. After a power cut it is there whole, or not at all.
-pub(super) fn create(path: &Path, bytes: &[u8], mode: u32) -> Result<(), PkiError> {
+///
+/// # Errors
+/// When it exists, or the file system refuses.
+pub fn create(path: &Path, bytes: &[u8], mode: FileMode) -> Result<(), PkiError> {
     write(path, bytes, mode, false).map_err(|source| PkiError::io("writing", path, source))
 }
 
 /// Puts a file in the place of another. After a power cut one of the two is there, whole.
-pub(super) fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), PkiError> {
+pub(super) fn replace(path: &Path, bytes: &[u8], mode: FileMode) -> Result<(), PkiError> {
     write(path, bytes, mode, true).map_err(|source| PkiError::io("writing", path, source))
 }
 
-fn write(path: &Path, bytes: &[u8], mode: u32, overwrite: bool) -> io::Result<()> {
+fn write(path: &Path, bytes: &[u8], mode: FileMode, overwrite: bool) -> io::Result<()> {
     let dir = match path.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
     };
-    let mut file = tempfile::Builder::new()
-        .prefix(".new-")
-        .permissions(Permissions::from_mode(mode))
-        .tempfile_in(dir)?;
+    let permissions = Permissions::from_mode(mode as u32);
+    let mut file =
+        tempfile::Builder::new().prefix(".new-").permissions(permissions.clone()).tempfile_in(dir)?;
     // The umask has had its say; ours is exact.
-    file.as_file().set_permissions(Permissions::from_mode(mode))?;
+    file.as_file().set_permissions(permissions)?;
     adopt(file.as_file(), path)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;

@@ -50,6 +50,7 @@ use crate::message::DeviceId;
 
 pub use certificate::{CertificateInfo, NoDevice};
 pub use error::PkiError;
+pub use files::{FileMode, create as create_file};
 pub use server::Why;
 pub use tls::{Renewed, ServerTls, Shown, TlsUnavailable, witness};
 
@@ -164,8 +165,17 @@ impl Pki {
         params.distinguished_name.push(DnType::CommonName, device.as_str());
         let authority = Authority::load(&self.authority_files())?;
         let pem = authority.sign(key, Purpose::Device, params, self.now(), DEVICE_LIFE)?.pem();
-        files::create(&path, pem.as_bytes(), files::PUBLIC)?;
+        files::create(&path, pem.as_bytes(), FileMode::Public)?;
         Ok(pem)
+    }
+
+    /// Takes back a certificate that has not left this machine: its name can be given again.
+    ///
+    /// # Errors
+    /// When its file cannot be removed.
+    pub fn take_back(&self, device: &DeviceId) -> Result<(), PkiError> {
+        let path = self.device_path(device);
+        std::fs::remove_file(&path).map_err(|source| PkiError::io("removing", &path, source))
     }
 
     /// Every device that was given a certificate, by name. A file that cannot be read is an error in its place.

@@ -18,7 +18,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::authority::{Authority, Purpose, internal};
 use super::certificate::{HostName, belong_together, host_names, parse, read_chain, read_key};
-use super::{Pki, PkiError, files};
+use super::{FileMode, Pki, PkiError, files};
 use crate::clock::Clock;
 use crate::config;
 
@@ -239,7 +239,7 @@ fn validity(certificate: &X509Certificate<'_>) -> (OffsetDateTime, OffsetDateTim
 
 fn make_key(path: &Path) -> Result<Arc<dyn SigningKey>, PkiError> {
     let pair = KeyPair::generate().map_err(|error| internal(&error))?;
-    files::create(path, pair.serialize_pem().as_bytes(), files::SECRET)?;
+    files::create(path, pair.serialize_pem().as_bytes(), FileMode::Secret)?;
     read_key(path)
 }
 
@@ -264,7 +264,7 @@ fn issue(
     if intermediate.is_some() {
         text.push_str(&pki.ca_pem()?);
     }
-    files::replace(path, text.as_bytes(), files::PUBLIC)?;
+    files::replace(path, text.as_bytes(), FileMode::Public)?;
     read_chain(path)
 }
 
