@@ -1,0 +1,232 @@
+//! What a person who types `tampu device …` gets, tried with the tools that read it.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use clap::Parser;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::*;
+use crate::clock::Clock;
+use crate::config;
+
+#[derive(Debug, clap::Parser)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: DeviceCommand,
+}
+
+struct Place {
+    dir: tempfile::TempDir,
+    pki: Pki,
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let clock =
+            Clock::start(&config::Clock::default(), &dir.path().join("floor"), BTreeMap::new()).unwrap();
+        let gateway = DeviceId::parse("gw").unwrap();
+        let pki =
+            Pki::open_or_create(&dir.path().join("pki"), &config::Pki::default(), &gateway, &clock).unwrap();
+        Self { dir, pki }
+    }
+
+    /// A path below this place, as an argument.
+    fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let line = CommandLine::try_parse_from([&["device"], arguments].concat())?;
+        let mut out = Vec::new();
+        run(&line.command, &self.pki, 8883, &mut out)?;
+        Ok(String::from_utf8(out).unwrap())
+    }
+
+    fn error(&self, arguments: &[&str]) -> String {
+        format!("{:#}", self.run(arguments).unwrap_err())
+    }
+}
+
+fn certificates(text: &str) -> usize {
+    CertificateDer::pem_slice_iter(text.as_bytes()).filter(Result::is_ok).count()
+}
+
+fn has_key(text: &str) -> bool {
+    PrivateKeyDer::from_pem_slice(text.as_bytes()).is_ok()
+}
+
+#[test]
+fn the_arguments_are_consistent() {
+    use clap::CommandFactory;
+    CommandLine::command().debug_assert();
+}
+
+#[test]
+fn pem_is_printed_whole() {
+    let place = Place::new();
+    let text = place.run(&["add", "pump", "--host", "gw.example.org"]).unwrap();
+    assert_eq!(certificates(&text), 2);
+    assert!(has_key(&text));
+    assert!(text.contains("gw.example.org, port 8883"), "{text}");
+}
+
+#[test]
+fn an_arduino_header_is_c_that_holds_the_pem_texts() {
+    let place = Place::new();
+    let out = place.path("sketch");
+    let printed =
+        place.run(&["add", "pump", "--format", "arduino", "--host", "gw.local", "--out", &out]).unwrap();
+    assert!(printed.contains("secrets.h"), "{printed}");
+    let header = std::fs::read_to_string(place.dir.path().join("sketch/secrets.h")).unwrap();
+    assert!(header.contains("#define MQTT_HOST \"gw.local\"\n#define MQTT_PORT 8883"), "{header}");
+    assert!(header.contains("#define MQTT_TOPIC \"pump/readings\""), "{header}");
+
+    let literals: Vec<_> =
+        header.split("R\"PEM(").skip(1).map(|rest| rest.split(")PEM\"").next().unwrap()).collect();
+    let [ca, certificate, key] = literals.as_slice() else { panic!("{header}") };
+    assert_eq!((certificates(ca), certificates(certificate), has_key(key)), (1, 1, true));
+    assert!(
+        literals.iter().all(|text| text.starts_with("-----BEGIN ")),
+        "white space before PEM confuses mbedTLS"
+    );
+}
+
+#[test]
+fn the_printed_header_is_the_written_one() {
+    let place = Place::new();
+    let printed = place.run(&["add", "pump", "--format", "arduino"]).unwrap();
+    assert!(printed.starts_with("// The device \"pump\""), "{printed}");
+    assert!(printed.trim_end().ends_with("*/"), "nothing but C may follow: it is redirected into a file");
+}
+
+#[test]
+fn esp_idf_gets_files_and_the_symbols_that_its_build_gives_them() {
+    let place = Place::new();
+    let out = place.path("certs");
+    let add = ["add", "1st-pump", "--format", "esp-idf", "--out", &out, "--host", "2001:db8::1"];
+    let text = place.run(&add).unwrap();
+    for part in ["mqtts://[2001:db8::1]:8883", "_binary_ca_pem_start", "_binary__1st_pump_key_start"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    for file in ["ca.pem", "1st-pump.pem", "1st-pump.key"] {
+        assert!(place.dir.path().join("certs").join(file).exists(), "{file}");
+    }
+}
+
+#[test]
+fn the_mosquitto_commands_find_files_that_openssl_can_use_and_the_key_is_its_owners() {
+    let place = Place::new();
+    let out = place.path("my files");
+    let text = place.run(&["add", "pump", "--format", "mosquitto", "--out", &out]).unwrap();
+    assert!(text.contains(&format!(
+        "mosquitto_pub -h localhost -p 8883 --cafile '{out}/ca.pem' --cert '{out}/pump.pem'"
+    )));
+    assert!(text.contains("-t pump/readings -m '{\"t\":21.5}'"), "{text}");
+    assert!(text.contains("mosquitto_sub") && text.contains("-t 'pump/#'"), "{text}");
+    let key = place.dir.path().join("my files/pump.key");
+    assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+
+    let openssl =
+        |arguments: &[&str]| Command::new("openssl").args(arguments).current_dir(&out).output().unwrap();
+    let verified = openssl(&["verify", "-CAfile", "ca.pem", "-purpose", "sslclient", "pump.pem"]);
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
+    let of_key = openssl(&["pkey", "-in", "pump.key", "-pubout"]);
+    let of_certificate = openssl(&["x509", "-in", "pump.pem", "-noout", "-pubkey"]);
+    assert!(of_key.status.success() && of_key.stdout == of_certificate.stdout);
+}
+
+#[test]
+fn two_devices_share_a_directory_and_its_ca() {
+    let place = Place::new();
+    let out = place.path("all");
+    for name in ["a", "b"] {
+        place.run(&["add", name, "--format", "mosquitto", "--out", &out]).unwrap();
+    }
+}
+
+#[test]
+fn a_request_is_signed_and_no_key_is_printed() {
+    let place = Place::new();
+    let arguments =
+        "req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout d.key -subj /CN=pump -out d.csr";
+    let made =
+        Command::new("openssl").args(arguments.split(' ')).current_dir(place.dir.path()).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let error = place.error(&["add", "pump", "--csr", &place.path("d.key")]);
+    assert!(error.contains("private key"), "{error}");
+    let text = place.run(&["add", "pump", "--csr", &place.path("d.csr")]).unwrap();
+    assert_eq!(certificates(&text), 2);
+    assert!(!text.contains("PRIVATE KEY"), "{text}");
+}
+
+#[test]
+fn a_taken_name_is_an_error_that_says_what_to_do() {
+    let place = Place::new();
+    place.run(&["add", "pump"]).unwrap();
+    let error = place.error(&["add", "pump"]);
+    assert!(error.contains("already has a certificate") && error.contains("Choose another name"), "{error}");
+}
+
+#[test]
+fn what_cannot_be_handed_over_is_taken_back() {
+    struct Closed;
+    impl Write for Closed {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let place = Place::new();
+    let line = CommandLine::try_parse_from(["device", "add", "pump"]).unwrap();
+    run(&line.command, &place.pki, 8883, &mut Closed).unwrap_err();
+    place.run(&["add", "pump"]).unwrap();
+}
+
+#[test]
+fn no_file_is_overwritten_and_nothing_is_issued_if_one_would_be() {
+    let place = Place::new();
+    let out = place.path("out");
+    std::fs::create_dir(&out).unwrap();
+    std::fs::write(place.dir.path().join("out/pump.key"), "precious").unwrap();
+    let error = place.error(&["add", "pump", "--format", "mosquitto", "--out", &out]);
+    assert!(error.contains("pump.key exists already"), "{error}");
+    assert!(place.error(&["show", "pump"]).contains("no device"));
+}
+
+#[test]
+fn names_and_hosts_that_are_none_are_refused_with_the_rule() {
+    let place = Place::new();
+    assert!(place.error(&["add", "a/b"]).contains("a device name consists of"));
+    assert!(
+        place
+            .error(&["add", "a", "--host", "x\"; system(\"y"])
+            .contains("neither a host name nor an address")
+    );
+}
+
+#[test]
+fn devices_are_listed_and_shown_for_people_and_for_scripts() {
+    let place = Place::new();
+    assert!(place.run(&["list"]).unwrap().contains("tampu device add NAME"));
+    for name in ["pump", "a-long-name"] {
+        place.run(&["add", name]).unwrap();
+    }
+    let text = place.run(&["list"]).unwrap();
+    let names: Vec<_> = text.lines().skip(1).map(|line| line.split(' ').next().unwrap()).collect();
+    assert_eq!(names, ["a-long-name", "pump"]);
+
+    let rows: serde_json::Value = serde_json::from_str(&place.run(&["list", "--json"]).unwrap()).unwrap();
+    assert_eq!(rows[1]["name"], "pump");
+    let one: serde_json::Value =
+        serde_json::from_str(&place.run(&["show", "pump", "--json"]).unwrap()).unwrap();
+    assert_eq!(one, rows[1]);
+    assert!(one["not_after"].as_str().unwrap().ends_with('Z'), "{one}");
+    let shown = place.run(&["show", "pump"]).unwrap();
+    assert!(shown.contains(one["sha256"].as_str().unwrap()), "{shown}");
+}
