@@ -1,0 +1,76 @@
+//! A sink's plan together with everything else that becomes of a batch.
+
+use std::collections::{BTreeMap, HashSet};
+use std::ops::Range;
+
+use super::{DropReason, Outcome, Reading, Row, Seq};
+use crate::sink::{Plan, Unsent};
+
+/// The rows to send, and the readings that are dropped beside them.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub(super) rows: Vec<Row>,
+    drops: BTreeMap<Seq, Outcome>,
+}
+
+impl Work {
+    /// `not_selected`: readings that the sink was not shown. `batch`: all of them, in the order in which they came.
+    ///
+    /// Drops that come after a reading that waits are left for a later plan: a cursor with a hole for each
+    /// would grow without bound.
+    pub(super) fn new(plan: Plan, not_selected: impl Iterator<Item = Seq>, batch: &[Reading]) -> Self {
+        let outcome = |why| match why {
+            Unsent::NothingMapped => Outcome::Dropped(DropReason::NothingMapped),
+            Unsent::Collision => Outcome::Dropped(DropReason::Collision),
+            Unsent::Unfit(why) => Outcome::DeadLetter(why),
+        };
+        let mut drops: BTreeMap<Seq, Outcome> =
+            plan.dropped.into_iter().map(|(seq, why)| (seq, outcome(why))).collect();
+        drops.extend(not_selected.map(|seq| (seq, Outcome::Dropped(DropReason::NotSelected))));
+        let sent: HashSet<Seq> =
+            plan.rows.iter().flat_map(|row| row.carried.iter().chain(&row.lost).copied()).collect();
+        let (mut last, mut one_waits) = (0, false);
+        for Reading { seq, .. } in batch {
+            // Where numbers fall, live readings end and the backlog begins.
+            one_waits &= *seq > last;
+            last = *seq;
+            if one_waits {
+                drops.remove(seq);
+            } else {
+                one_waits = !sent.contains(seq) && !drops.contains_key(seq);
+            }
+        }
+        Self { rows: plan.rows, drops }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.is_empty() && self.drops.is_empty()
+    }
+
+    /// What became of readings when these rows were accepted, in the order of their numbers. The drops among them
+    /// go along, so that the cursor has no hole for each.
+    pub(super) fn delivered(&mut self, rows: Range<usize>) -> Vec<(Seq, Outcome)> {
+        let mut outcomes = BTreeMap::new();
+        for row in &self.rows[rows] {
+            outcomes.extend(row.carried.iter().map(|seq| (*seq, Outcome::Delivered)));
+            outcomes.extend(row.lost.iter().map(|seq| (*seq, Outcome::Dropped(DropReason::Collision))));
+        }
+        if let (Some((&first, _)), Some((&last, _))) = (outcomes.first_key_value(), outcomes.last_key_value())
+        {
+            let among: Vec<Seq> = self.drops.range(first..last).map(|(seq, _)| *seq).collect();
+            outcomes.extend(among.into_iter().filter_map(|seq| self.drops.remove_entry(&seq)));
+        }
+        outcomes.into_iter().collect()
+    }
+
+    /// What becomes of readings when a row is given up.
+    pub(super) fn given_up(&mut self, row: usize, why: &str) -> Vec<(Seq, Outcome)> {
+        let Row { carried, lost, .. } = &self.rows[row];
+        carried.iter().chain(lost).map(|seq| (*seq, Outcome::DeadLetter(why.to_owned()))).collect()
+    }
+
+    /// The drops that have not been settled yet.
+    pub(super) fn rest(self) -> Vec<(Seq, Outcome)> {
+        self.drops.into_iter().collect()
+    }
+}
