@@ -20,7 +20,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("listener", &["message", "config", "clock", "tasks", "pki", "authorize", "broker"]),
     ("sink", &["message", "config", "clock"]),
     ("forwarder", &["message", "config", "clock", "tasks", "buffer", "sink"]),
-    ("api", &["message", "buffer", "forwarder", "broker"]),
+    ("api", &["message", "clock", "buffer", "forwarder", "broker"]),
 ];
 
 /// The wiring and what stands on it may import anything.

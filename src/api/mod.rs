@@ -1,1 +1,127 @@
-//! api
+//! HTTP over the handles of the running parts; no logic of its own.
+//!
+//! For now one thing: `GET /v1/status` on the Unix socket `tampu.sock` in the data directory (mode 0600),
+//! which `tampu buffer status` and the demo read.
+
+mod client;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::{Json, Router, extract::State, routing::get};
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::{self, Broker};
+use crate::buffer::{self, Buffer};
+use crate::clock::Clock;
+use crate::forwarder::ForwarderStatus;
+
+pub use client::{ClientError, status};
+
+/// The parts that can be asked.
+#[derive(Debug, Clone)]
+pub struct Handles {
+    /// The name of this gateway.
+    pub gateway_id: String,
+    /// Where it listens.
+    pub listener: SocketAddr,
+    /// The clock.
+    pub clock: Clock,
+    /// The store.
+    pub buffer: Buffer,
+    /// The broker.
+    pub broker: Broker,
+    /// One a sink.
+    pub forwarders: BTreeMap<String, watch::Receiver<ForwarderStatus>>,
+}
+
+/// The answer to `GET /v1/status`.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Status {
+    /// The name of this gateway.
+    pub gateway: String,
+    /// The version of the program.
+    pub version: &'static str,
+    /// The process.
+    pub pid: u32,
+    /// Where it listens.
+    pub listener: SocketAddr,
+    /// Whether the wall clock is synchronised.
+    pub clock_synchronized: bool,
+    /// The store and the figures of each sink.
+    pub buffer: buffer::Status,
+    /// How each sink is doing.
+    pub forwarders: BTreeMap<String, ForwarderStatus>,
+    /// Connections and messages.
+    pub broker: broker::Figures,
+}
+
+impl Handles {
+    /// How everything is, now.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        Status {
+            gateway: self.gateway_id.clone(),
+            version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+            listener: self.listener,
+            clock_synchronized: self.clock.is_synchronized(),
+            buffer: self.buffer.status(),
+            forwarders: self
+                .forwarders
+                .iter()
+                .map(|(name, handle)| (name.clone(), handle.borrow().clone()))
+                .collect(),
+            broker: self.broker.figures(),
+        }
+    }
+}
+
+/// Where the socket of a gateway with this data directory is.
+#[must_use]
+pub fn socket_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("tampu.sock")
+}
+
+/// A bound socket.
+#[derive(Debug)]
+pub struct Api {
+    socket: UnixListener,
+}
+
+impl Api {
+    /// Binds the socket. One that a killed process left behind is replaced: the buffer's lock has already
+    /// shown that no other gateway works in this directory.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn bind(data_dir: &Path) -> std::io::Result<Self> {
+        let path = socket_path(data_dir);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let socket = UnixListener::bind(&path)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(Self { socket })
+    }
+
+    /// Answers until it is cancelled.
+    pub async fn run(self, handles: Handles, cancel: CancellationToken) {
+        let routes = Router::new()
+            .route(
+                "/v1/status",
+                get(|State(handles): State<Arc<Handles>>| async move { Json(handles.status()) }),
+            )
+            .with_state(Arc::new(handles));
+        let served = axum::serve(self.socket, routes).with_graceful_shutdown(cancel.cancelled_owned());
+        if let Err(error) = served.await {
+            tracing::error!(%error, "the status socket has failed");
+        }
+    }
+}

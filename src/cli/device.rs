@@ -18,7 +18,7 @@ use kit::Kit;
 
 /// The commands of `tampu device`.
 #[derive(Debug, Subcommand)]
-pub enum DeviceCommand {
+pub(super) enum DeviceCommand {
     /// Give a device a certificate, and print what its firmware needs
     Add(AddDevice),
     /// List the devices that have a certificate
@@ -40,7 +40,7 @@ pub enum DeviceCommand {
 
 /// The arguments of `tampu device add`.
 #[derive(Debug, Args)]
-pub struct AddDevice {
+pub(super) struct AddDevice {
     /// A name for the device: letters, digits, '-', '_', '.', ':' and '@'. It publishes below NAME/
     #[arg(value_parser = device_name)]
     pub name: DeviceId,
@@ -60,7 +60,7 @@ pub struct AddDevice {
 
 /// The form in which a device's firmware takes its certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub(super) enum Format {
     /// Three PEM texts: the certificate, its key, the CA
     Pem,
     /// A header for an Arduino sketch (ESP32, ESP8266)
@@ -87,7 +87,7 @@ fn host_name(text: &str) -> Result<String, String> {
 ///
 /// # Errors
 /// When the certificates do not allow it, or a file or `out` cannot be written.
-pub fn run(command: &DeviceCommand, pki: &Pki, port: u16, out: &mut dyn Write) -> anyhow::Result<()> {
+pub(super) fn run(command: &DeviceCommand, pki: &Pki, port: u16, out: &mut dyn Write) -> anyhow::Result<()> {
     match command {
         DeviceCommand::Add(arguments) => add(arguments, pki, port, out),
         DeviceCommand::List { json } => list(pki, *json, out),

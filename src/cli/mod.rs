@@ -1,3 +1,131 @@
-//! cli
+//! The commands: parse, run, exit code.
 
-pub mod device;
+mod buffer;
+mod check;
+mod device;
+mod init;
+pub mod logging;
+mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, Invalid};
+use crate::{demo, gateway};
+
+/// The exit code for a configuration that is not valid (`EX_CONFIG` of sysexits.h).
+const EXIT_CONFIG: u8 = 78;
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 done, 1 it failed, 2 the command line is wrong, 78 the configuration is wrong.
+
+New here? Try it without touching anything:   tampu demo
+Then start a gateway and give a device its key:
+  tampu run
+  tampu device add esp32-01 --format arduino";
+
+/// An MQTT edge gateway: readings are on disk before they are acknowledged, wait there while the
+/// internet is away, and are forwarded to the cloud when it is back.
+#[derive(Debug, Parser)]
+#[command(version, after_help = AFTER_HELP, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show what tampu does, with simulated devices and a local cloud; touches nothing of yours
+    Demo(demo::Args),
+    /// Run the gateway
+    Run(ConfigArg),
+    /// Write a commented configuration file, and make the certificates
+    Init(init::Args),
+    /// Say everything that is wrong with a configuration, without running it
+    Check(ConfigArg),
+    /// Give devices their certificates
+    Device {
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(subcommand)]
+        command: device::DeviceCommand,
+    },
+    /// Look into the store of readings
+    #[command(subcommand)]
+    Buffer(buffer::Command),
+}
+
+/// Which configuration.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ConfigArg {
+    /// The configuration file [default: /etc/tampu/config.toml if it is there, otherwise safe defaults]
+    #[arg(long, short, value_name = "FILE", env = "TAMPU_CONFIG", global = true)]
+    pub(crate) config: Option<PathBuf>,
+}
+
+impl ConfigArg {
+    /// The file that is meant, if any.
+    pub(crate) fn file(&self) -> Option<PathBuf> {
+        self.config.clone().or_else(Config::default_file)
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// [`Invalid`], with every problem.
+    pub(crate) fn load(&self) -> anyhow::Result<Config> {
+        Ok(Config::load(self.file().as_deref())?)
+    }
+}
+
+impl Cli {
+    /// Runs the command. What went wrong is on standard error.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        // Exactly one provider of cryptography is linked; a second installation is harmless.
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let done = match self.command {
+            Command::Demo(args) => demo::run(&args),
+            Command::Run(args) => run::run(&args),
+            Command::Init(args) => init::run(&args),
+            Command::Check(args) => check::run(&args),
+            Command::Device { config, command } => run_device(&config, &command),
+            Command::Buffer(command) => buffer::run(&command),
+        };
+        match done {
+            Ok(code) => code,
+            Err(error) if error.is::<Invalid>() => {
+                eprintln!("The configuration is not valid:\n{error}");
+                ExitCode::from(EXIT_CONFIG)
+            }
+            Err(error) => {
+                eprintln!("Error: {error:#}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+fn run_device(config: &ConfigArg, command: &device::DeviceCommand) -> anyhow::Result<ExitCode> {
+    let config = config.load()?;
+    let pki = gateway::open_pki(&config)?;
+    device::run(command, &pki, config.listener.address.port(), &mut std::io::stdout().lock())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A runtime for a command that only asks something.
+fn block_on<T>(task: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(task)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        super::Cli::command().debug_assert();
+    }
+}

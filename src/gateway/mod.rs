@@ -1,1 +1,297 @@
-//! gateway
+//! The wiring, to be read from top to bottom: what a gateway is made of, and how it ends.
+
+mod maintenance;
+mod reload;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::api::{Api, Handles};
+use crate::authorize::{Authorizer, refusals::Refusals};
+use crate::broker::{Broker, Peer};
+use crate::buffer::{self, Buffer};
+use crate::clock::Clock;
+use crate::config::{self, Config};
+use crate::forwarder::{Forwarder, ForwarderStatus};
+use crate::listener::Listener;
+use crate::pki::{Pki, PkiError, ServerTls};
+use crate::sink;
+use crate::tasks::{Failed, Stage, Tasks};
+
+/// Why a gateway does not start, or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// A file, directory or socket that it needs.
+    #[error("{what}: {source}")]
+    Io {
+        /// What it wanted to do.
+        what: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The store.
+    #[error(transparent)]
+    Buffer(#[from] buffer::OpenError),
+    /// The certificates.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// A task that must not end did.
+    #[error(transparent)]
+    Task(#[from] Failed),
+}
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct Gateway {
+    config: Config,
+    file: Option<PathBuf>,
+    tasks: Tasks,
+    pki: Pki,
+    tls: ServerTls,
+    handles: Handles,
+}
+
+/// Where the store of a gateway is.
+#[must_use]
+pub fn buffer_dir(config: &Config) -> PathBuf {
+    config.data_dir.join("buffer")
+}
+
+fn clock_floor_file(config: &Config) -> PathBuf {
+    config.data_dir.join("clock-floor")
+}
+
+/// Opens the PKI for a command, beside a running gateway or without one, and makes what is missing.
+///
+/// # Errors
+/// Those of the PKI, or a data directory that cannot be made.
+pub fn open_pki(config: &Config) -> Result<Pki, GatewayError> {
+    make_directory(&config.data_dir)?;
+    Ok(Pki::open_or_create(&pki_dir(config), &config.pki, &config.gateway_id, &offline_clock(config)?)?)
+}
+
+/// The clock for a command: it knows the floor, and no earlier boots.
+///
+/// # Errors
+/// When the kernel does not tell its boot id.
+pub fn offline_clock(config: &Config) -> Result<Clock, GatewayError> {
+    start_clock(config, BTreeMap::new())
+}
+
+/// Where the certificates of a gateway are.
+#[must_use]
+pub fn pki_dir(config: &Config) -> PathBuf {
+    config.data_dir.join("pki")
+}
+
+fn start_clock(
+    config: &Config,
+    offsets: BTreeMap<crate::message::BootId, i64>,
+) -> Result<Clock, GatewayError> {
+    Clock::start(&config.clock, &clock_floor_file(config), offsets)
+        .map_err(|source| GatewayError::Io { what: "reading the kernel's boot id".to_owned(), source })
+}
+
+fn make_directory(directory: &Path) -> Result<(), GatewayError> {
+    std::fs::create_dir_all(directory).map_err(|source| GatewayError::Io {
+        what: format!("making the data directory {} (gateway.data_dir)", directory.display()),
+        source,
+    })
+}
+
+impl Gateway {
+    /// Starts everything, in the order of the path from the far end, so that what accepts comes last.
+    ///
+    /// # Errors
+    /// What keeps it from accepting readings.
+    pub async fn start(config: Config, file: Option<PathBuf>) -> Result<Self, GatewayError> {
+        make_directory(&config.data_dir)?;
+        let tasks = Tasks::default();
+
+        let sinks: Vec<_> = config.sinks.iter().map(|sink| sink.name.clone()).collect();
+        let (buffer, found) = Buffer::open(&buffer_dir(&config), &config.buffer, &sinks)?;
+        found.findings.iter().for_each(|finding| tracing::warn!("buffer: {finding}"));
+        let clock = start_clock(&config, buffer.boot_offsets())?;
+        let pki = Pki::open_or_create(&pki_dir(&config), &config.pki, &config.gateway_id, &clock)?;
+
+        let forwarders = start_forwarders(&config, &buffer, &clock, &tasks);
+
+        let refusals = Refusals::default();
+        let authorizer = Authorizer::new(&config.access, &config.streams);
+        let anonymous = match config.listener.client_auth {
+            config::ClientAuth::Optional => authorizer.anonymous(),
+            config::ClientAuth::Required => None,
+        };
+        let broker = Broker::new(
+            &config.listener,
+            &config.streams,
+            authorizer,
+            buffer.clone(),
+            clock.clone(),
+            refusals.clone(),
+        );
+
+        let (listener, address) = bind(config.listener.address, || Listener::bind(&config.listener))?;
+        let handles = Handles {
+            gateway_id: config.gateway_id.to_string(),
+            listener: address,
+            clock,
+            buffer,
+            broker,
+            forwarders,
+        };
+        let api = Api::bind(&config.data_dir).map_err(|source| GatewayError::Io {
+            what: format!("binding {}", crate::api::socket_path(&config.data_dir).display()),
+            source,
+        })?;
+
+        let tls = pki.server_tls(config.listener.client_auth);
+        if let Err(unavailable) = tls.current() {
+            tracing::error!(%unavailable, "no device can connect until this is mended");
+        }
+
+        let service = tasks.spawner(Stage::Service);
+        service.essential("api", api.run(handles.clone(), service.cancelled().clone()));
+        service.essential(
+            "maintenance",
+            maintenance::run(
+                handles.clock.clone(),
+                handles.buffer.clone(),
+                tls.clone(),
+                service.cancelled().clone(),
+            ),
+        );
+        let broker = handles.broker.clone();
+        let serve = move |stream, identity, address, cancel| {
+            let broker = broker.clone();
+            async move { broker.serve(stream, Peer { identity, address }, cancel).await }
+        };
+        let accepting = tasks.spawner(Stage::Listener);
+        accepting.essential(
+            "listener",
+            listener.run(
+                tls.clone(),
+                anonymous,
+                serve,
+                refusals,
+                tasks.spawner(Stage::Sessions),
+                accepting.cancelled().clone(),
+            ),
+        );
+        tracing::info!(%address, data = %config.data_dir.display(), "accepting devices");
+        let gateway = Self { config, file, tasks, pki, tls, handles };
+        gateway.say_what_is_next();
+        Ok(gateway)
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.handles.listener
+    }
+
+    /// Runs until SIGTERM or SIGINT, then drains; reloads on SIGHUP.
+    ///
+    /// `log_changed` is told when a reload brought other log settings.
+    ///
+    /// # Errors
+    /// The task that ended although it must not; everything is drained then, too.
+    pub async fn run_until_signal(mut self, log_changed: impl Fn(&config::Log)) -> Result<(), GatewayError> {
+        let listen = |kind| {
+            signal(kind)
+                .map_err(|source| GatewayError::Io { what: "listening for signals".to_owned(), source })
+        };
+        let (mut term, mut int, mut hup) = (
+            listen(SignalKind::terminate())?,
+            listen(SignalKind::interrupt())?,
+            listen(SignalKind::hangup())?,
+        );
+        let failed = loop {
+            tokio::select! {
+                _ = term.recv() => break None,
+                _ = int.recv() => break None,
+                _ = hup.recv() => self.reload(&log_changed).await,
+                failed = self.tasks.failure() => break Some(failed),
+            }
+        };
+        match &failed {
+            None => tracing::info!(deadline = ?self.config.shutdown_timeout, "ending: draining"),
+            Some(failed) => tracing::error!("{failed}; ending"),
+        }
+        self.drain().await;
+        failed.map_or(Ok(()), |failed| Err(failed.into()))
+    }
+
+    /// Ends in the order of the path: no new connections, acks for what came, requests in flight, the store.
+    async fn drain(&mut self) {
+        let late = self.tasks.drain(self.config.shutdown_timeout).await;
+        if !late.is_empty() {
+            tracing::warn!(?late, "the deadline has passed; what was not acknowledged will be sent again");
+        }
+        self.handles.buffer.close().await;
+        if let Err(error) = self.handles.clock.keep_floor() {
+            tracing::warn!(%error, "the clock's floor could not be kept");
+        }
+        let socket = crate::api::socket_path(&self.config.data_dir);
+        if let Err(error) = std::fs::remove_file(&socket) {
+            tracing::debug!(%error, "removing {}", socket.display());
+        }
+        tracing::info!("ended");
+    }
+
+    fn say_what_is_next(&self) {
+        let with_config =
+            self.file.as_ref().map_or(String::new(), |file| format!(" --config {}", file.display()));
+        if self.pki.devices().is_ok_and(|devices| devices.is_empty()) {
+            tracing::info!(
+                "no device has a certificate yet; next: tampu device add esp32-01 --format arduino{with_config}"
+            );
+        }
+        if self.config.sinks.is_empty() {
+            tracing::info!(
+                "no sink: readings stay in the buffer; `tampu init` writes a configuration with all of them"
+            );
+        }
+    }
+}
+
+fn bind(
+    wanted: SocketAddr,
+    listen: impl FnOnce() -> std::io::Result<Listener>,
+) -> Result<(Listener, SocketAddr), GatewayError> {
+    let bound = listen().and_then(|listener| listener.local_addr().map(|address| (listener, address)));
+    bound.map_err(|source| GatewayError::Io {
+        what: format!("listening on {wanted} (listener.address; is another broker running there?)"),
+        source,
+    })
+}
+
+/// One a sink. A sink that cannot be set up is its own trouble: its readings wait, everything else runs.
+fn start_forwarders(
+    config: &Config,
+    buffer: &Buffer,
+    clock: &Clock,
+    tasks: &Tasks,
+) -> BTreeMap<String, watch::Receiver<ForwarderStatus>> {
+    let spawner = tasks.spawner(Stage::Forwarders);
+    let mut handles = BTreeMap::new();
+    for settings in &config.sinks {
+        let sink = match sink::open(settings, &config.streams, &config.gateway_id, clock) {
+            Ok(sink) => sink,
+            Err(error) => {
+                tracing::error!(sink = %settings.name, %error, "this sink cannot be set up; its readings wait");
+                continue;
+            }
+        };
+        let reader =
+            buffer.reader(&settings.name).expect("each sink was named to the buffer and has one reader");
+        let forwarder = Forwarder::new(settings, sink, reader, clock.clone());
+        handles.insert(settings.name.to_string(), forwarder.status());
+        spawner.essential(format!("forwarder {}", settings.name), forwarder.run(spawner.cancelled().clone()));
+    }
+    handles
+}

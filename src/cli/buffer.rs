@@ -1,0 +1,91 @@
+//! `tampu buffer status`: what waits, what went, what was dropped and why.
+
+use std::process::ExitCode;
+
+use serde_json::Value;
+
+use super::{ConfigArg, block_on};
+use crate::api::{self, ClientError};
+use crate::buffer::Buffer;
+use crate::gateway;
+
+/// `tampu buffer …`
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Show what waits, what was delivered, and what was dropped and why
+    Status(StatusArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
+    let Command::Status(args) = command;
+    let config = args.config.load()?;
+    let status = match block_on(async { Ok(api::status(&config.data_dir).await) })? {
+        Ok(status) => status,
+        Err(ClientError::NotRunning(_)) => {
+            let directory = gateway::buffer_dir(&config);
+            if !directory.exists() {
+                anyhow::bail!("there is no buffer in {}; `tampu run` makes it", directory.display());
+            }
+            eprintln!("The gateway is not running; these figures are from the disk.");
+            let sinks: Vec<_> = config.sinks.iter().map(|sink| sink.name.clone()).collect();
+            let (buffer, _) = Buffer::open(&directory, &config.buffer, &sinks)?;
+            let status = serde_json::json!({ "buffer": buffer.status() });
+            block_on(async {
+                buffer.close().await;
+                Ok(())
+            })?;
+            status
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if args.json {
+        println!("{status:#}");
+    } else {
+        print(&status);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(status: &Value) {
+    let buffer = &status["buffer"];
+    println!("accepted      {}", buffer["accepted"]);
+    println!("on disk       {} bytes in {} blocks", buffer["live_bytes"], buffer["blocks"]);
+    println!("dead letters  {} (and {} gone)", buffer["dead_letters"], buffer["dead_letters_evicted"]);
+    if buffer["refused_full"] != 0 {
+        println!("refused       {} QoS 0 publishes while the buffer was full", buffer["refused_full"]);
+    }
+    if let Some(trouble) = buffer["trouble"].as_str() {
+        println!("TROUBLE       {trouble}");
+    }
+    for gap in buffer["gaps"].as_array().into_iter().flatten() {
+        println!("damaged       readings {} to {} are lost", gap[0], gap[1]);
+    }
+    for (name, sink) in buffer["sinks"].as_object().into_iter().flatten() {
+        println!("\nsink {name}");
+        println!("  accepted    {}", sink["accepted"]);
+        println!("  delivered   {}", sink["delivered"]);
+        println!("  pending     {}", sink["pending"]);
+        for (reason, count) in sink["dropped"].as_object().into_iter().flatten() {
+            println!("  dropped     {count} {reason}");
+        }
+        let forwarder = &status["forwarders"][name];
+        if let Some(error) = forwarder["last_error"].as_str() {
+            println!("  last error  {error}");
+        }
+        if let Some(seconds) = forwarder["drain_estimate_s"].as_u64() {
+            println!(
+                "  drained in  about {}",
+                humantime::format_duration(std::time::Duration::from_secs(seconds))
+            );
+        }
+    }
+}

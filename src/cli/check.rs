@@ -1,0 +1,85 @@
+//! `tampu check`: everything that can be found wrong without a network.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use super::{ConfigArg, EXIT_CONFIG};
+use crate::config::{Config, SinkKind};
+use crate::pki::Pki;
+use crate::{gateway, sink};
+
+pub(super) fn run(args: &ConfigArg) -> anyhow::Result<ExitCode> {
+    let file = args.file();
+    let origin = file.as_ref().map_or("the defaults".to_owned(), |file| file.display().to_string());
+    let mut found = Vec::new();
+    match Config::load(file.as_deref()) {
+        Ok(config) => {
+            beyond_the_text(&config, &mut found);
+            if found.is_empty() {
+                print_summary(&origin, &config);
+            }
+        }
+        Err(invalid) => found.extend(invalid.0.iter().map(ToString::to_string)),
+    }
+    if found.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    for problem in &found {
+        eprintln!("{problem}");
+    }
+    let count = found.len();
+    eprintln!("{count} problem{} in {origin}.", if count == 1 { "" } else { "s" });
+    Ok(ExitCode::from(EXIT_CONFIG))
+}
+
+/// What the text alone does not show: files, directories, certificates.
+fn beyond_the_text(config: &Config, found: &mut Vec<String>) {
+    if let Some(problem) = unwritable(&config.data_dir) {
+        found.push(format!("gateway.data_dir: {problem}"));
+    }
+    match gateway::offline_clock(config) {
+        Ok(clock) => {
+            found.extend(
+                Pki::problems(&config.pki, clock.trusted_now())
+                    .iter()
+                    .map(|problem| format!("pki: {problem}")),
+            );
+            for settings in &config.sinks {
+                if let Err(error) = sink::open(settings, &config.streams, &config.gateway_id, &clock) {
+                    found.push(format!("sink.{}: {error}", settings.name));
+                }
+            }
+        }
+        Err(error) => found.push(error.to_string()),
+    }
+}
+
+/// Why a directory cannot hold the gateway's data, if so. Makes nothing.
+fn unwritable(directory: &Path) -> Option<String> {
+    let existing = directory.ancestors().find(|path| path.exists())?;
+    let shown = existing.display();
+    if !existing.is_dir() {
+        return Some(format!("{shown} is not a directory"));
+    }
+    let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    rustix::fs::access(existing, access).err().map(|error| format!("{shown} cannot be written: {error}"))
+}
+
+fn print_summary(origin: &str, config: &Config) {
+    println!("{origin}: good.");
+    println!("gateway {} keeps its data in {}", config.gateway_id, config.data_dir.display());
+    println!("listens on {} (TLS, certificates {:?})", config.listener.address, config.listener.client_auth);
+    for stream in &config.streams {
+        println!("stream {}: {} as {:?}", stream.name, stream.filter, stream.format);
+    }
+    for sink in &config.sinks {
+        let to = match &sink.kind {
+            SinkKind::ThingSpeak(to) => format!("ThingSpeak channel {} at {}", to.channel, to.url),
+            SinkKind::Supabase(to) => format!("table {} at {}", to.table, to.url),
+        };
+        println!("sink {}: {to}", sink.name);
+    }
+    if config.sinks.is_empty() {
+        println!("no sink: readings are kept in the buffer until it is full");
+    }
+}

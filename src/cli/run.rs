@@ -1,0 +1,24 @@
+//! `tampu run`: the daemon.
+
+use std::process::ExitCode;
+
+use super::{ConfigArg, logging};
+use crate::gateway::Gateway;
+
+pub(super) fn run(args: &ConfigArg) -> anyhow::Result<ExitCode> {
+    let file = args.file();
+    let config = args.load()?;
+    let level = logging::start(&config.log);
+    match &file {
+        Some(file) => tracing::info!(config = %file.display(), "tampu {}", env!("CARGO_PKG_VERSION")),
+        None => {
+            tracing::info!("tampu {} without a configuration file: safe defaults", env!("CARGO_PKG_VERSION"))
+        }
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let gateway = Gateway::start(config, file).await?;
+        gateway.run_until_signal(|log| level.set(&log.level)).await
+    })?;
+    Ok(ExitCode::SUCCESS)
+}

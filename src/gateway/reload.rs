@@ -1,0 +1,78 @@
+//! SIGHUP: what can be changed while running is, the rest is named; what is wrong changes nothing.
+
+use super::Gateway;
+use crate::authorize::Authorizer;
+use crate::config::{self, Config};
+use crate::pki::Renewed;
+
+impl Gateway {
+    /// Reads the configuration and the certificates again.
+    pub(super) async fn reload(&mut self, log_changed: &impl Fn(&config::Log)) {
+        let new = match Config::load(self.file.as_deref()) {
+            Ok(new) => new,
+            Err(invalid) => {
+                tracing::error!("the new configuration is not valid; the old one stays in force:\n{invalid}");
+                return;
+            }
+        };
+        let (tls, pki) = (self.tls.clone(), new.pki.clone());
+        let client_auth = self.config.listener.client_auth;
+        match tokio::task::spawn_blocking(move || tls.reload(&pki, client_auth)).await {
+            Ok(Ok(Renewed::No)) => tracing::info!("the certificates are the same"),
+            Ok(Ok(Renewed::Yes(why))) => tracing::info!(%why, "new connections are shown a new certificate"),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the new certificates cannot be used; the old ones stay in force")
+            }
+            Err(panic) => tracing::error!(%panic, "reading the certificates"),
+        }
+        let late = needs_restart(&self.config, &new);
+        if new.log != self.config.log {
+            log_changed(&new.log);
+        }
+        if new.access != self.config.access || new.streams != self.config.streams {
+            self.handles.broker.reload(Authorizer::new(&new.access, &new.streams), &new.streams);
+            tracing::info!("access rules and streams are in force for live connections too");
+        }
+        self.config.log.level.clone_from(&new.log.level);
+        self.config.pki = new.pki;
+        self.config.access = new.access;
+        self.config.streams = new.streams;
+        self.config.shutdown_timeout = new.shutdown_timeout;
+        match late.as_slice() {
+            [] => tracing::info!("reloaded"),
+            late => tracing::warn!("reloaded; a restart is needed for: {}", late.join(", ")),
+        }
+    }
+}
+
+/// The parts of the configuration that differ and cannot be changed while running.
+fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    let differs = [
+        ("gateway.id", old.gateway_id != new.gateway_id),
+        ("gateway.data_dir", old.data_dir != new.data_dir),
+        ("log.format", old.log.format != new.log.format),
+        ("listener", old.listener != new.listener),
+        ("anonymous.name", old.access.anonymous != new.access.anonymous),
+        ("buffer", old.buffer != new.buffer),
+        ("clock", old.clock != new.clock),
+        ("sink", old.sinks != new.sinks),
+    ];
+    differs.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: &str) -> Config {
+        Config::from_toml(text).unwrap_or_else(|invalid| panic!("{invalid}"))
+    }
+
+    #[test]
+    fn what_needs_a_restart_is_named_and_the_rest_is_not() {
+        let old = config("[gateway]\nid = \"a\"\n");
+        let new = config("[gateway]\nid = \"b\"\n[buffer]\nack_delay = \"9ms\"\n[log]\nlevel = \"debug\"\n");
+        assert_eq!(needs_restart(&old, &new), ["gateway.id", "buffer"]);
+        assert!(needs_restart(&old, &config("[gateway]\nid = \"a\"\n[[acl]]\ndevice = \"*\"\n")).is_empty());
+    }
+}
