@@ -20,16 +20,19 @@ pub(super) struct Notes<'a> {
 }
 
 impl Notes<'_> {
-    fn origin(&self, value: &Value) -> String {
+    fn origin(&self, key: &str, value: &Value) -> String {
         let Some(metadata) = self.figment.get_metadata(value.tag()) else { return String::new() };
         match &metadata.source {
             Some(figment::Source::File(path)) => path.display().to_string(),
-            _ => metadata.name.replace('`', ""),
+            _ if metadata.name.contains("environment") => {
+                format!("TAMPU_{}", key.to_ascii_uppercase().replace('.', "__"))
+            }
+            _ => metadata.name.to_string(),
         }
     }
 
     pub(super) fn note(&mut self, key: String, value: Option<&Value>, what: impl Display) {
-        let origin = value.map(|value| self.origin(value)).unwrap_or_default();
+        let origin = value.map(|value| self.origin(&key, value)).unwrap_or_default();
         self.problems.push(Problem { key, origin, what: what.to_string() });
     }
 }

@@ -56,6 +56,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("buffer", old.buffer != new.buffer),
         ("clock", old.clock != new.clock),
         ("sink", old.sinks != new.sinks),
+        ("stream (for the sinks)", old.streams != new.streams && !new.sinks.is_empty()),
     ];
     differs.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
 }
