@@ -48,17 +48,57 @@ impl From<Stamp> for Base {
     }
 }
 
+/// A record, borrowed from where it was read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Record<'a> {
+    pub(super) device: &'a str,
+    pub(super) stream: &'a str,
+    pub(super) topic: &'a str,
+    pub(super) payload: &'a [u8],
+    pub(super) qos: Qos,
+    pub(super) received: Stamp,
+    pub(super) fault: Option<&'a str>,
+}
+
+impl<'a> From<&Incoming<'a>> for Record<'a> {
+    fn from(reading: &Incoming<'a>) -> Self {
+        Self {
+            device: reading.device.as_str(),
+            stream: reading.stream,
+            topic: reading.topic,
+            payload: reading.payload,
+            qos: reading.qos,
+            received: reading.received,
+            fault: reading.fault,
+        }
+    }
+}
+
+impl<'a> From<&'a Reading> for Record<'a> {
+    fn from(reading: &'a Reading) -> Self {
+        Self {
+            device: reading.device.as_str(),
+            stream: &reading.stream,
+            topic: &reading.topic,
+            payload: &reading.payload,
+            qos: reading.qos,
+            received: reading.received,
+            fault: reading.fault.as_deref(),
+        }
+    }
+}
+
 /// Appends a record.
-pub(super) fn put_record(out: &mut Vec<u8>, base: &Base, reading: &Incoming<'_>) {
-    let stamp = &reading.received;
+pub(super) fn put_record(out: &mut Vec<u8>, base: &Base, record: &Record<'_>) {
+    let stamp = &record.received;
     let mut flags = 0;
-    if reading.qos == Qos::AtLeastOnce {
+    if record.qos == Qos::AtLeastOnce {
         flags |= QOS_1;
     }
     if stamp.quality == ClockQuality::Synchronized {
         flags |= SYNCHRONIZED;
     }
-    if reading.fault.is_some() {
+    if record.fault.is_some() {
         flags |= FAULT;
     }
     if stamp.boot != base.boot {
@@ -71,13 +111,37 @@ pub(super) fn put_record(out: &mut Vec<u8>, base: &Base, reading: &Incoming<'_>)
     let elapsed = stamp.boot_ms.wrapping_sub(base.boot_ms) as i64;
     put_signed(out, elapsed);
     put_signed(out, stamp.wall_ms.wrapping_sub(base.wall_ms).wrapping_sub(elapsed));
-    put_bytes(out, reading.device.as_str().as_bytes());
-    put_bytes(out, reading.stream.as_bytes());
-    put_bytes(out, reading.topic.as_bytes());
-    put_bytes(out, reading.payload);
-    if let Some(fault) = reading.fault {
+    put_bytes(out, record.device.as_bytes());
+    put_bytes(out, record.stream.as_bytes());
+    put_bytes(out, record.topic.as_bytes());
+    put_bytes(out, record.payload);
+    if let Some(fault) = record.fault {
         put_bytes(out, fault.as_bytes());
     }
+}
+
+/// Reads the next record.
+pub(super) fn take_record<'a>(fields: &mut Fields<'a>, base: &Base) -> Option<Record<'a>> {
+    let flags = fields.byte()?;
+    let boot = if flags & OWN_BOOT == 0 { base.boot } else { BootId(fields.array()?) };
+    let elapsed = fields.signed()?;
+    let moved = fields.signed()?;
+    let synchronized = flags & SYNCHRONIZED != 0;
+    let received = Stamp {
+        wall_ms: base.wall_ms.wrapping_add(elapsed).wrapping_add(moved),
+        boot_ms: base.boot_ms.wrapping_add_signed(elapsed),
+        boot,
+        quality: if synchronized { ClockQuality::Synchronized } else { ClockQuality::Unsynchronized },
+    };
+    Some(Record {
+        device: fields.text()?,
+        stream: fields.text()?,
+        topic: fields.text()?,
+        payload: fields.bytes()?,
+        qos: if flags & QOS_1 == 0 { Qos::AtMostOnce } else { Qos::AtLeastOnce },
+        received,
+        fault: if flags & FAULT == 0 { None } else { Some(fields.text()?) },
+    })
 }
 
 /// Consecutive records, as a group holds them.
@@ -259,55 +323,38 @@ impl Block {
         (raw.len() == length).then_some(raw)
     }
 
+    /// Appends the records, counted from another base. `None` if anything in them is malformed.
+    pub(super) fn append_to(&self, base: &Base, bytes: &mut Vec<u8>, ends: &mut Vec<u32>) -> Option<()> {
+        let raw = self.raw()?;
+        let mut fields = Fields::new(&raw);
+        for _ in 0..self.header.count {
+            put_record(bytes, base, &take_record(&mut fields, &self.header.base)?);
+            ends.push(u32::try_from(bytes.len()).ok()?);
+        }
+        fields.rest().is_empty().then_some(())
+    }
+
+    /// When the last reading in it was received.
+    pub(super) fn newest(&self) -> Option<Stamp> {
+        let raw = self.raw()?;
+        let mut fields = Fields::new(&raw);
+        (0..self.header.count)
+            .map(|_| take_record(&mut fields, &self.header.base))
+            .last()?
+            .map(|r| r.received)
+    }
+
     /// The readings. `None` if anything in them is malformed.
     pub(super) fn decode(&self, names: &mut Names) -> Option<Vec<Reading>> {
         let raw = Bytes::from(self.raw()?);
         let mut fields = Fields::new(&raw);
         let mut readings = Vec::with_capacity(self.header.count as usize);
         for seq in self.first..self.end() {
-            let found = record(&mut fields, &self.header.base)?;
+            let found = take_record(&mut fields, &self.header.base)?;
             readings.push(names.reading(seq, self.header.epoch, &raw, &found)?);
         }
         fields.rest().is_empty().then_some(readings)
     }
-}
-
-/// A record, borrowed from the bytes.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Record<'a> {
-    pub(super) device: &'a str,
-    pub(super) stream: &'a str,
-    pub(super) topic: &'a str,
-    pub(super) payload: &'a [u8],
-    pub(super) qos: Qos,
-    pub(super) received: Stamp,
-    pub(super) fault: Option<&'a str>,
-    /// Where the payload ends in the bytes that the record was read from.
-    payload_end: usize,
-}
-
-/// Reads the next record.
-pub(super) fn record<'a>(fields: &mut Fields<'a>, base: &Base) -> Option<Record<'a>> {
-    let flags = fields.byte()?;
-    let boot = if flags & OWN_BOOT == 0 { base.boot } else { BootId(fields.array()?) };
-    let elapsed = fields.signed()?;
-    let moved = fields.signed()?;
-    let received = Stamp {
-        wall_ms: base.wall_ms.wrapping_add(elapsed).wrapping_add(moved),
-        boot_ms: base.boot_ms.wrapping_add_signed(elapsed),
-        boot,
-        quality: if flags & SYNCHRONIZED == 0 {
-            ClockQuality::Unsynchronized
-        } else {
-            ClockQuality::Synchronized
-        },
-    };
-    let (device, stream, topic) = (fields.text()?, fields.text()?, fields.text()?);
-    let payload = fields.bytes()?;
-    let payload_end = fields.position();
-    let fault = if flags & FAULT == 0 { None } else { Some(fields.text()?) };
-    let qos = if flags & QOS_1 == 0 { Qos::AtMostOnce } else { Qos::AtLeastOnce };
-    Some(Record { device, stream, topic, payload, qos, received, fault, payload_end })
 }
 
 /// Gives equal names the same memory.
@@ -321,7 +368,7 @@ impl Names {
     /// Beyond it the table starts anew; readings keep what they hold.
     const MAX: usize = 4_096;
 
-    /// A reading whose payload shares `raw`, which `found` was read from.
+    /// A reading whose payload shares the memory of `raw`, which `found` was read from.
     pub(super) fn reading(
         &mut self,
         seq: Seq,
@@ -335,7 +382,7 @@ impl Names {
             device: self.device(found.device)?,
             stream: self.text(found.stream),
             topic: self.text(found.topic),
-            payload: raw.slice(found.payload_end - found.payload.len()..found.payload_end),
+            payload: raw.slice_ref(found.payload),
             qos: found.qos,
             received: found.received,
             fault: found.fault.map(|fault| self.text(fault)),

@@ -68,6 +68,13 @@ impl Cursor {
         &self.settled
     }
 
+    /// What the sink does not need any more.
+    pub(super) fn passed(&self) -> Ranges {
+        let mut passed = self.settled.clone();
+        passed.insert(1, self.joined);
+        passed
+    }
+
     /// How many of `[joined, end)` are neither delivered nor dropped.
     pub(super) fn pending(&self, end: Seq) -> u64 {
         end.saturating_sub(self.joined) - self.settled.total_within(self.joined, end)

@@ -184,10 +184,6 @@ impl<'a> Fields<'a> {
         Self { bytes, at: 0 }
     }
 
-    pub(super) fn position(&self) -> usize {
-        self.at
-    }
-
     pub(super) fn rest(&self) -> &'a [u8] {
         &self.bytes[self.at..]
     }

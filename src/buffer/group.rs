@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use super::block::{Base, Records, put_record, record};
+use super::block::{Base, Records, put_record, take_record};
 use super::frame::Fields;
 use super::letter::Letter;
 use super::{SubmitError, Wait};
-use crate::message::{Incoming, Seq};
+use crate::message::{Incoming, Seq, Stamp};
 
 /// A group with so many readings is closed at once.
 pub(super) const GROUP_READINGS: usize = 256;
@@ -65,6 +65,10 @@ impl Group {
         self.ends.len()
     }
 
+    pub(super) fn raw_bytes(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
     /// The records with these indices.
     pub(super) fn records(&self, from: usize, to: usize) -> Records<'_> {
         let offset = if from == 0 { 0 } else { self.ends[from - 1] };
@@ -77,11 +81,17 @@ impl Group {
         }
     }
 
+    /// When its last reading was received.
+    pub(super) fn newest(&self) -> Option<Stamp> {
+        let last = self.records(self.len().checked_sub(1)?, self.len());
+        Some(take_record(&mut Fields::new(&self.bytes[last.offset..]), &self.base)?.received)
+    }
+
     /// Dead letters for the readings with these indices that came with a fault.
     pub(super) fn unfit(&self, from: usize, to: usize, epoch: u64) -> Vec<Letter> {
         let letter = |index: &usize| {
             let records = self.records(*index, index + 1);
-            let found = record(&mut Fields::new(&self.bytes[records.offset..]), &self.base)?;
+            let found = take_record(&mut Fields::new(&self.bytes[records.offset..]), &self.base)?;
             Letter::unfit(records.first, epoch, &found)
         };
         let faults = self.faults.iter().map(|index| *index as usize);
@@ -206,7 +216,7 @@ impl Intake {
         if reading.fault.is_some() {
             open.faults.push(open.ends.len() as u32);
         }
-        put_record(&mut open.bytes, &open.base, reading);
+        put_record(&mut open.bytes, &open.base, &reading.into());
         open.ends.push(open.bytes.len() as u32);
         if ticket.group != open.number {
             ticket.group = open.number;
@@ -291,7 +301,6 @@ impl Intake {
         self.durable_end.load(Ordering::Acquire) - 1
     }
 
-    #[allow(dead_code, reason = "the caps follow")]
     pub(super) fn set_refusing(&self, refusing: bool) {
         self.state().refusing = refusing;
         if !refusing {

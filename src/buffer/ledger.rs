@@ -115,8 +115,22 @@ impl Book {
         for sink in self.sinks.values_mut() {
             sink.dirty |= sink.cursor.settle(from, to, Fate::Dropped(DropReason::Damaged)) > 0;
         }
-        self.state.removed.insert(from, to);
+        // Beyond the bound an absent sink will look for these, and find again that they are gone.
+        if self.state.removed.ranges_with(from, to) <= MAX_REMOVED + MAX_GAPS {
+            self.state.removed.insert(from, to);
+        }
         self.facts_dirty = true;
+    }
+
+    /// Takes over what was written; writers count refusals meanwhile, and losses are put on record.
+    pub(super) fn set_state(&mut self, written: State) {
+        self.state = State { refused_full: self.state.refused_full, ..written };
+    }
+
+    /// After a failed write nobody knows what of it is on disk.
+    pub(super) fn mark_all_dirty(&mut self) {
+        self.facts_dirty = true;
+        self.sinks.values_mut().for_each(|sink| sink.dirty = true);
     }
 
     /// Whether something waits to be written.
@@ -126,14 +140,8 @@ impl Book {
 
     /// What every sink has settled and the store still holds.
     pub(super) fn removable(&self, removed: &Ranges) -> Vec<(Seq, Seq)> {
-        let mut sinks = self.sinks.values();
-        let Some(first) = sinks.next() else { return Vec::new() };
-        let below = |sink: &Sink| {
-            let mut done = sink.cursor.settled().clone();
-            done.insert(1, sink.cursor.joined);
-            done
-        };
-        let all = sinks.fold(below(first), |done, sink| done.intersection(&below(sink)));
+        let passed = self.sinks.values().map(|sink| sink.cursor.passed());
+        let all = passed.reduce(|all, one| all.intersection(&one)).unwrap_or_default();
         all.as_slice().iter().flat_map(|(from, to)| removed.missing(*from, *to)).collect()
     }
 
@@ -146,10 +154,10 @@ impl Book {
         self.facts_dirty = true;
     }
 
-    pub(super) fn encode_gaps(&self, generation: u64) -> Vec<u8> {
+    pub(super) fn encode_gaps(gaps: &Ranges, generation: u64) -> Vec<u8> {
         let mut out = Vec::new();
         put_varint(&mut out, generation);
-        put_ranges(&mut out, &self.gaps);
+        put_ranges(&mut out, gaps);
         out
     }
 
@@ -158,11 +166,11 @@ impl Book {
         Some((fields.varint()?, take_ranges(&mut fields)?))
     }
 
-    pub(super) fn encode_boots(&self, generation: u64) -> Vec<u8> {
+    pub(super) fn encode_boots(boots: &[(BootId, i64)], generation: u64) -> Vec<u8> {
         let mut out = Vec::new();
         put_varint(&mut out, generation);
-        put_varint(&mut out, self.boots.len() as u64);
-        for (boot, offset_ms) in &self.boots {
+        put_varint(&mut out, boots.len() as u64);
+        for (boot, offset_ms) in boots {
             out.extend_from_slice(&boot.0);
             put_signed(&mut out, *offset_ms);
         }
@@ -183,7 +191,7 @@ impl Book {
 }
 
 /// The lock around the book.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Ledger(Mutex<Book>);
 
 impl Ledger {

@@ -4,11 +4,11 @@
 
 use bytes::Bytes;
 
-use super::block::{Base, Names, Record, put_record, record};
+use super::block::{Base, Names, Record, put_record, take_record};
 use super::frame::{self, Fields, Kind, MAX_VALUE, key, put_bytes, put_varint};
 use super::{DeadLetter, store};
 use crate::config::SinkName;
-use crate::message::{Incoming, Reading, Seq};
+use crate::message::{Reading, Seq};
 
 const MAX_DATA: usize = MAX_VALUE - frame::OVERHEAD - 16;
 /// zstd's answer to a length that cannot be right; no MQTT packet is larger.
@@ -26,34 +26,15 @@ pub(super) struct Letter {
 impl Letter {
     /// From a reading that a sink gave back.
     pub(super) fn refused(reading: &Reading, sink: &SinkName, reason: &str) -> Self {
-        let incoming = Incoming {
-            device: &reading.device,
-            stream: &reading.stream,
-            topic: &reading.topic,
-            payload: &reading.payload,
-            qos: reading.qos,
-            received: reading.received,
-            fault: reading.fault.as_deref(),
-        };
         let mut raw = Self::head(reason, reading.epoch);
-        put_record(&mut raw, &Base::ZERO, &incoming);
+        put_record(&mut raw, &Base::ZERO, &reading.into());
         Self { seq: reading.seq, sink: sink.to_string(), raw }
     }
 
     /// From a record that came with a fault.
     pub(super) fn unfit(seq: Seq, epoch: u64, found: &Record<'_>) -> Option<Self> {
-        let device = crate::message::DeviceId::parse(found.device).ok()?;
-        let incoming = Incoming {
-            device: &device,
-            stream: found.stream,
-            topic: found.topic,
-            payload: found.payload,
-            qos: found.qos,
-            received: found.received,
-            fault: found.fault,
-        };
         let mut raw = Self::head(found.fault?, epoch);
-        put_record(&mut raw, &Base::ZERO, &incoming);
+        put_record(&mut raw, &Base::ZERO, found);
         Some(Self { seq, sink: String::new(), raw })
     }
 
@@ -101,7 +82,7 @@ pub(super) fn decode(seq: Seq, sink: &str, body: &[u8], names: &mut Names) -> Op
     let mut fields = Fields::new(&raw);
     let reason = fields.text()?.to_owned();
     let epoch = fields.varint()?;
-    let found = record(&mut fields, &Base::ZERO)?;
+    let found = take_record(&mut fields, &Base::ZERO)?;
     Some(DeadLetter {
         reading: names.reading(seq, epoch, &raw, &found)?,
         reason,

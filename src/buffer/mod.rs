@@ -1,7 +1,9 @@
 //! The store on disk: readings are acknowledged after they are in it, and wait in it until every sink has them.
 
 mod block;
+mod commit;
 mod cursor;
+mod disk;
 mod frame;
 mod group;
 mod ledger;
@@ -9,10 +11,15 @@ mod letter;
 mod open;
 mod ranges;
 mod reader;
+mod salvage;
+mod shrink;
+mod space;
 mod store;
 mod thread;
 mod writer;
 
+#[cfg(test)]
+mod model_tests;
 #[cfg(test)]
 mod tests;
 

@@ -1,65 +1,26 @@
 //! From a directory to a running buffer.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
 use std::hash::{BuildHasher, Hasher};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
 use tokio::sync::{mpsc, watch};
 
-use super::block::Packer;
 use super::cursor::{Cursor, Fate};
+use super::disk::Disk;
 use super::frame::{Kind, key};
 use super::group::Intake;
 use super::ledger::{Book, Ledger, Sink, State};
+use super::salvage;
 use super::store::{Store, StoreError};
 use super::thread::{Hub, Keeper};
 use super::{Buffer, DropReason, Handle, OpenError, OpenReport};
 use crate::config::{self, SinkName};
+use crate::message::Seq;
 
-/// A predecessor that is still closing gets so much time.
-const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 /// Commands that wait for the thread.
 const MAX_COMMANDS: usize = 64;
-
-/// The buffer's directory: `lock`, and `store` with what the key-value store keeps.
-#[derive(Debug)]
-pub(super) struct Place {
-    dir: PathBuf,
-    lock: Option<File>,
-}
-
-impl Place {
-    fn lock(dir: &Path) -> Result<Self, OpenError> {
-        let io = |source| OpenError::Io { path: dir.to_owned(), source };
-        fs::create_dir_all(dir).map_err(io)?;
-        let lock = File::create(dir.join("lock")).map_err(io)?;
-        let give_up = Instant::now() + LOCK_PATIENCE;
-        while let Err(error) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            if error != rustix::io::Errno::WOULDBLOCK {
-                return Err(io(error.into()));
-            }
-            if Instant::now() > give_up {
-                return Err(OpenError::Locked(dir.to_owned()));
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(Self { dir: dir.to_owned(), lock: Some(lock) })
-    }
-
-    /// Lets a successor in.
-    pub(super) fn unlock(&mut self) {
-        self.lock = None;
-    }
-
-    pub(super) fn store(&self) -> PathBuf {
-        self.dir.join("store")
-    }
-}
 
 /// Opens or creates the buffer, and starts its thread.
 pub(super) fn open(
@@ -67,21 +28,28 @@ pub(super) fn open(
     settings: &config::Buffer,
     sinks: &[SinkName],
 ) -> Result<(Buffer, OpenReport), OpenError> {
-    let failed = |error: StoreError| OpenError::Io {
+    let disk = Disk::lock(dir)?;
+    start(disk, settings, sinks).map_err(|error| OpenError::Io {
         path: dir.to_owned(),
         source: match error {
             StoreError::Io(error) | StoreError::Sync(error) => error,
             StoreError::Damaged(what) => io::Error::other(what),
         },
-    };
-    let place = Place::lock(dir)?;
-    let store = Store::open(&place.store()).map_err(failed)?;
-    let mut book = load(&store).map_err(failed)?;
-    let absent = take_absent(&mut book, sinks);
+    })
+}
+
+fn start(
+    disk: Disk,
+    settings: &config::Buffer,
+    sinks: &[SinkName],
+) -> Result<(Buffer, OpenReport), StoreError> {
+    let (store, mut book, mut findings) = open_or_rebuild(&disk)?;
     join(&mut book, sinks);
-    drop(absent);
     book.state.epoch = next_epoch(book.state.epoch);
-    let report = OpenReport { findings: Vec::new(), gaps: book.gap_list() };
+    if Store::has_blobs(&disk.store()) {
+        findings.push("the store has put values into blobs/, which is never synced".to_owned());
+    }
+    let report = OpenReport { findings, gaps: book.gap_list() };
 
     let end = book.state.end;
     let (commands, receiver) = mpsc::channel(MAX_COMMANDS);
@@ -91,82 +59,120 @@ pub(super) fn open(
         ledger: Ledger::new(book),
         commands,
         ends: watched,
+        #[cfg(test)]
+        faults: Arc::clone(&disk.faults),
     });
-    let mut keeper = Keeper {
-        hub: Arc::clone(&hub),
-        commands: receiver,
-        ends,
-        place,
-        settings: settings.clone(),
-        store: Some(store),
-        packer: Packer::new().map_err(|error| failed(error.into()))?,
-        spare: None,
-        held: None,
-        retry: None,
-        removable: Vec::new(),
-        cursors_due: None,
-    };
+    let mut keeper = Keeper::new(Arc::clone(&hub), receiver, ends, disk, settings.clone(), store)?;
     // The epoch must be on disk before the first reading is written under it.
-    keeper.write(None).map_err(failed)?;
-    std::thread::Builder::new()
-        .name("store".to_owned())
-        .spawn(move || keeper.run())
-        .map_err(|error| failed(error.into()))?;
+    keeper.write(None)?;
+    std::thread::Builder::new().name("store".to_owned()).spawn(move || keeper.run())?;
     Ok((Buffer(Arc::new(Handle(hub))), report))
+}
+
+/// Damage never keeps the buffer from opening (P5).
+fn open_or_rebuild(disk: &Disk) -> Result<(Store, Book, Vec<String>), StoreError> {
+    let why = if disk.was_interrupted()? {
+        "its rebuilding was interrupted".to_owned()
+    } else {
+        match open_checked(disk, disk.tail().unwrap_or(1)) {
+            Ok((store, book)) => return Ok((store, book, Vec::new())),
+            Err(error) if error.needs_rebuild() => error.to_string(),
+            Err(error) => return Err(error),
+        }
+    };
+    let rebuilt = salvage::rebuild(disk, None, &why)?;
+    let book = load(&rebuilt.store)?;
+    let mut findings = rebuilt.findings;
+    findings.extend(rebuilt.lost.iter().map(|(from, to)| format!("readings {from} to {} are lost", to - 1)));
+    Ok((rebuilt.store, book, findings))
+}
+
+/// Opens the store, and checks that it holds everything below `end`.
+fn open_checked(disk: &Disk, end: Seq) -> Result<(Store, Book), StoreError> {
+    let store = Store::open(&disk.store())?;
+    let checked = load(&store).and_then(|book| check(&store, &book.state, end).map(|()| book));
+    match checked {
+        Ok(book) => Ok((store, book)),
+        Err(error) => {
+            store.discard();
+            Err(error)
+        }
+    }
+}
+
+fn check(store: &Store, state: &State, end: Seq) -> Result<(), StoreError> {
+    if state.end < end {
+        let (last, acked) = (state.end - 1, end - 1);
+        return Err(StoreError::Damaged(format!("it ends at {last}, but {acked} was acknowledged")));
+    }
+    if state.end == 1 || state.removed.contains(state.end - 1) {
+        return Ok(());
+    }
+    let last = store.fetch(state.end - 1, state.end)?;
+    if last.missing.is_empty() {
+        Ok(())
+    } else {
+        Err(StoreError::Damaged(format!("reading {} is not where it was", state.end - 1)))
+    }
+}
+
+/// Opens the store again after an error, and checks that it still holds what was acknowledged.
+pub(super) fn reopen(disk: &Disk, ledger: &Ledger, rebuild: Option<&str>) -> Result<Store, StoreError> {
+    let end = ledger.book().state.end;
+    let Some(why) = rebuild else {
+        let (store, found) = open_checked(disk, end)?;
+        ledger.book().set_state(found.state);
+        return Ok(store);
+    };
+    let rebuilt = salvage::rebuild(disk, Some(end), why)?;
+    rebuilt.findings.iter().for_each(|finding| tracing::warn!("{finding}"));
+    let mut book = ledger.book();
+    let epoch = book.state.epoch;
+    book.set_state(State { epoch, ..rebuilt.state });
+    for (from, to) in rebuilt.lost {
+        tracing::error!(from, to = to - 1, "readings are lost");
+        book.lose(from, to);
+    }
+    Ok(rebuilt.store)
 }
 
 /// Reads what the store says about itself. Does not look at its blocks.
 fn load(store: &Store) -> Result<Book, StoreError> {
+    let damaged = |what: &str| StoreError::Damaged(what.to_owned());
     let mut book = Book::default();
-    let state = store.body(key::STATE, Kind::Meta)?;
-    book.state = match &state {
-        Some(body) => {
-            State::decode(body).ok_or_else(|| StoreError::Damaged("the state record".to_owned()))?
-        }
-        None if store.last_block()?.is_some() => {
-            return Err(StoreError::Damaged("the state record is gone".to_owned()));
-        }
+    book.state = match store.body(key::STATE, Kind::Meta)? {
+        Some(body) => State::decode(&body).ok_or_else(|| damaged("the state record makes no sense"))?,
+        None if store.last_block()?.is_some() => return Err(damaged("the state record is gone")),
         None => State { end: 1, ..State::default() },
     };
     if let Some(body) = store.body(key::GAPS, Kind::Meta)? {
-        book.gaps = Book::decode_gaps(&body).ok_or_else(|| StoreError::Damaged("the gaps".to_owned()))?.1;
+        book.gaps = Book::decode_gaps(&body).ok_or_else(|| damaged("the gaps make no sense"))?.1;
     }
     if let Some(body) = store.body(key::BOOTS, Kind::Meta)? {
-        book.boots = Book::decode_boots(&body).ok_or_else(|| StoreError::Damaged("the boots".to_owned()))?.1;
+        book.boots = Book::decode_boots(&body).ok_or_else(|| damaged("the boots make no sense"))?.1;
     }
     for pair in store.pairs(&[key::CURSOR], &[key::CURSOR + 1]) {
         let (found, _) = pair?;
-        let body = store.body(&found, Kind::Cursor)?;
-        let decoded = body.and_then(|body| Cursor::decode(&body));
+        let cursor = store.body(&found, Kind::Cursor)?.and_then(|body| Cursor::decode(&body));
         let name = std::str::from_utf8(&found[1..]).ok().and_then(|name| SinkName::parse(name).ok());
-        let (Some((_, cursor)), Some(name)) = (decoded, name) else {
-            return Err(StoreError::Damaged(format!("the cursor {:?}", found.escape_ascii().to_string())));
+        let (Some((_, cursor)), Some(name)) = (cursor, name) else {
+            return Err(StoreError::Damaged(format!("the cursor {}", found.escape_ascii())));
         };
         book.sinks.insert(name, Sink { cursor, dirty: false, taken: false });
     }
     Ok(book)
 }
 
-/// Sinks that are not configured now: their records stay as they are.
-fn take_absent(book: &mut Book, sinks: &[SinkName]) -> BTreeMap<SinkName, Sink> {
-    let (present, absent) =
-        std::mem::take(&mut book.sinks).into_iter().partition(|(name, _)| sinks.contains(name));
-    book.sinks = present;
-    absent
-}
-
 /// Gives each configured sink its cursor, and settles for it what the store no longer has.
-fn join(book: &mut Book, sinks: &[SinkName]) {
-    for name in sinks {
-        let oldest = book.state.oldest();
-        let Book { state, gaps, sinks, .. } = &mut *book;
-        let sink = sinks.entry(name.clone()).or_insert_with(|| Sink {
-            cursor: Cursor::new(oldest),
-            dirty: true,
-            taken: false,
-        });
-        let gone = [(gaps, DropReason::Damaged), (&mut state.removed, DropReason::SinkAbsent)];
-        for (ranges, reason) in gone {
+/// The records of sinks that are not configured now stay in the store as they are.
+fn join(book: &mut Book, configured: &[SinkName]) {
+    let oldest = book.state.oldest();
+    let Book { state, gaps, sinks, .. } = book;
+    sinks.retain(|name, _| configured.contains(name));
+    for name in configured {
+        let fresh = || Sink { cursor: Cursor::new(oldest), dirty: true, taken: false };
+        let sink = sinks.entry(name.clone()).or_insert_with(fresh);
+        for (ranges, reason) in [(&*gaps, DropReason::Damaged), (&state.removed, DropReason::SinkAbsent)] {
             for (from, to) in ranges.as_slice() {
                 sink.dirty |= sink.cursor.settle(*from, *to, Fate::Dropped(reason)) > 0;
             }

@@ -6,14 +6,18 @@ use std::fs::{self, File};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
 
 use super::block::{Block, Header};
+use super::disk::Disk;
 use super::frame::{self, Kind, key};
 use crate::message::Seq;
 
 const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 /// sled collects its garbage on the same timer.
 const FLUSH_MS: u64 = 500;
+const DISCARD_PATIENCE: Duration = Duration::from_secs(10);
 /// Raw bytes that one `fetch` reads at most, but for a single larger block.
 const FETCH_BYTES: usize = 64 * 1024;
 
@@ -31,30 +35,40 @@ pub(super) enum StoreError {
     Sync(io::Error),
 }
 
+impl StoreError {
+    /// Whether trying again cannot help, but a fresh copy of what can be read may.
+    pub(super) fn needs_rebuild(&self) -> bool {
+        match self {
+            Self::Damaged(_) | Self::Sync(_) => true,
+            // sled says so without the help of the system when a file is shorter than it should be.
+            Self::Io(error) => match error.raw_os_error() {
+                Some(code) => code == rustix::io::Errno::IO.raw_os_error(),
+                None => true,
+            },
+        }
+    }
+}
+
 /// Changes that reach the disk together or not at all.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     changes: sled::Batch,
-    is_empty: bool,
+    has_changes: bool,
 }
 
 impl Batch {
-    pub(super) fn new() -> Self {
-        Self { changes: sled::Batch::default(), is_empty: true }
-    }
-
     pub(super) fn insert(&mut self, key: &[u8], frame: Vec<u8>) {
-        self.is_empty = false;
+        self.has_changes = true;
         self.changes.insert(key, frame);
     }
 
     pub(super) fn remove(&mut self, key: &[u8]) {
-        self.is_empty = false;
+        self.has_changes = true;
         self.changes.remove(key);
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.is_empty
+        !self.has_changes
     }
 }
 
@@ -67,8 +81,6 @@ pub(super) struct Fetched {
     pub(super) blocks: Vec<Block>,
     /// Numbers for which there is no sound block.
     pub(super) missing: Vec<(Seq, Seq)>,
-    /// Values that are not what they should be.
-    pub(super) unsound: Vec<Pair>,
 }
 
 /// What a block takes up.
@@ -97,6 +109,7 @@ impl Store {
             .path(dir)
             .mode(sled::Mode::LowSpace)
             .cache_capacity(CACHE_BYTES)
+            // Tests copy the files of a store that has "crashed": nothing may write to them meanwhile.
             .flush_every_ms(if cfg!(test) { None } else { Some(FLUSH_MS) })
             .use_compression(false);
         let db = fenced(|| config.open())?;
@@ -117,9 +130,37 @@ impl Store {
     }
 
     /// Puts everything that was applied on disk.
-    pub(super) fn sync(&self) -> Result<(), StoreError> {
+    pub(super) fn sync(&self, disk: &Disk) -> Result<(), StoreError> {
         fenced(|| self.db.flush())?;
-        self.file.sync_data().map_err(StoreError::Sync)
+        self.sync_files(disk)
+    }
+
+    /// Puts on disk what the store has written so far.
+    pub(super) fn sync_files(&self, disk: &Disk) -> Result<(), StoreError> {
+        disk.sync_data(&self.file).map_err(StoreError::Sync)
+    }
+
+    /// Closes the store. sled ends its threads then, and may panic or wait for ever after an error: it gets some
+    /// time, and if that was not enough (false) this directory cannot be opened again by this process.
+    pub(super) fn discard(self) -> bool {
+        let (done, wait) = std::sync::mpsc::sync_channel::<()>(1);
+        let drop_it = move || {
+            let _done = done;
+            fenced(|| {
+                drop(self.db);
+                Ok(())
+            })
+        };
+        match std::thread::Builder::new().name("store-drop".to_owned()).spawn(drop_it) {
+            // The channel closes when the thread is through.
+            Ok(_) => wait.recv_timeout(DISCARD_PATIENCE) != Err(RecvTimeoutError::Timeout),
+            Err(_) => true,
+        }
+    }
+
+    /// Whether a value was too large for the store's log: such a file is never synced.
+    pub(super) fn has_blobs(dir: &Path) -> bool {
+        fs::read_dir(dir.join("blobs")).is_ok_and(|mut entries| entries.next().is_some())
     }
 
     /// The body under a key, if there is a sound one.
@@ -201,10 +242,7 @@ impl Store {
                     block.data.extend_from_slice(frame.body);
                 }
             }
-            let Some(block) = block.filter(Block::is_whole) else {
-                fetched.unsound.push((found.to_vec(), value.to_vec()));
-                continue;
-            };
+            let Some(block) = block.filter(Block::is_whole) else { continue };
             if block.end() <= expected {
                 continue;
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::message::{ClockQuality, DeviceId, Incoming, Qos, Stamp};
 
-fn settings() -> config::Buffer {
+pub(super) fn settings() -> config::Buffer {
     config::Buffer {
         ack_delay: Duration::from_millis(2),
         qos0_window: Duration::from_millis(5),
@@ -14,11 +14,11 @@ fn settings() -> config::Buffer {
     }
 }
 
-fn sink(name: &str) -> config::SinkName {
+pub(super) fn sink(name: &str) -> config::SinkName {
     DeviceId::parse(name).unwrap()
 }
 
-fn stamp(ms: u64) -> Stamp {
+pub(super) fn stamp(ms: u64) -> Stamp {
     Stamp {
         wall_ms: 1_800_000_000_000 + ms as i64,
         boot_ms: 5_000 + ms,
@@ -40,9 +40,9 @@ async fn append(writer: &mut Writer, device: &DeviceId, payload: &[u8], fault: O
     writer.append(&incoming).await.unwrap()
 }
 
-const ALL: Limits = Limits { max_readings: 10_000, max_bytes: 100_000_000 };
+pub(super) const ALL: Limits = Limits { max_readings: 10_000, max_bytes: 100_000_000 };
 
-fn conserved(buffer: &Buffer) {
+pub(super) fn conserved(buffer: &Buffer) {
     let status = buffer.status();
     for (name, figures) in &status.sinks {
         let dropped: u64 = figures.dropped.values().sum();

@@ -1,0 +1,162 @@
+//! What one commit writes: blocks, dead letters, cursors and the state record, in atomic batches, then one sync.
+
+use super::DeadLetter;
+use super::block::{Names, Packer};
+use super::disk::Disk;
+use super::frame::{Kind, key, parse_value, wrap};
+use super::group::Group;
+use super::ledger::{Book, Ledger, State};
+use super::letter::{self, Letter};
+use super::store::{Batch, Store, StoreError};
+use crate::message::Seq;
+
+/// Readings in one atomic change.
+const BATCH_READINGS: usize = 1_024;
+
+/// Writes a group, dead letters and cursors that have moved, and syncs. Says which numbers every sink has passed,
+/// as the cursors on disk now say.
+pub(super) fn write(
+    store: &Store,
+    disk: &Disk,
+    ledger: &Ledger,
+    packer: &mut Packer,
+    group: Option<&Group>,
+    max_letters: u64,
+) -> Result<Vec<(Seq, Seq)>, StoreError> {
+    let letters = std::mem::take(&mut ledger.book().letters);
+    let mut batch = Batch::default();
+    let mut next = ledger.book().state.clone();
+    let written = (|| {
+        if let Some(group) = group {
+            put_group(store, packer, &mut batch, &mut next, group)?;
+        }
+        put_letters(store, &mut batch, &mut next, &letters)?;
+        evict_letters(store, &mut batch, &mut next, max_letters)?;
+        let passed = put_cursors(&mut batch, &mut next, &mut ledger.book());
+        put_state(&mut batch, &mut next);
+        store.apply(batch)?;
+        store.sync(disk)?;
+        Ok(passed)
+    })();
+    let mut book = ledger.book();
+    match &written {
+        Ok(_) => book.set_state(next),
+        Err(_) => {
+            book.letters.splice(0..0, letters);
+        }
+    }
+    written
+}
+
+/// Several batches when the group has grown long; each is complete in itself.
+fn put_group(
+    store: &Store,
+    packer: &mut Packer,
+    batch: &mut Batch,
+    next: &mut State,
+    group: &Group,
+) -> Result<(), StoreError> {
+    // After a recovery part of the group may be there already.
+    let mut done = next.end.saturating_sub(group.first) as usize;
+    while done < group.len() {
+        if !batch.is_empty() {
+            put_state(batch, next);
+            store.apply(std::mem::take(batch))?;
+        }
+        let upto = group.len().min(done + BATCH_READINGS);
+        packer.pack(next.epoch, &group.records(done, upto), |value| {
+            next.keys += 1;
+            next.live_bytes += value.frame.len() as u64;
+            batch.insert(&value.key, value.frame);
+        });
+        next.end = group.first + upto as u64;
+        let unfit = group.unfit(done, upto, next.epoch);
+        put_letters(store, batch, next, &unfit)?;
+        done = upto;
+    }
+    Ok(())
+}
+
+/// Puts the facts about the whole store.
+pub(super) fn put_state(batch: &mut Batch, next: &mut State) {
+    next.generation += 1;
+    batch.insert(key::STATE, wrap(Kind::Meta, key::STATE, &next.encode()));
+}
+
+/// Puts cursors, gaps and boots that have changed; says what every sink will have passed once that is on disk.
+pub(super) fn put_cursors(batch: &mut Batch, next: &mut State, book: &mut Book) -> Vec<(Seq, Seq)> {
+    next.generation += 1;
+    let mut all = true;
+    for (name, sink) in book.sinks.iter_mut().filter(|(_, sink)| sink.dirty) {
+        let key = key::cursor(name.as_str());
+        match sink.cursor.encode(next.generation) {
+            Some(body) => {
+                batch.insert(&key, wrap(Kind::Cursor, &key, &body));
+                sink.dirty = false;
+            }
+            None => all = false,
+        }
+    }
+    if book.facts_dirty {
+        let gaps = Book::encode_gaps(&book.gaps, next.generation);
+        batch.insert(key::GAPS, wrap(Kind::Meta, key::GAPS, &gaps));
+        let boots = Book::encode_boots(&book.boots, next.generation);
+        batch.insert(key::BOOTS, wrap(Kind::Meta, key::BOOTS, &boots));
+        book.facts_dirty = false;
+    }
+    if all { book.removable(&next.removed) } else { Vec::new() }
+}
+
+fn put_letters(
+    store: &Store,
+    batch: &mut Batch,
+    next: &mut State,
+    letters: &[Letter],
+) -> Result<(), StoreError> {
+    for letter in letters {
+        if !store.contains(&letter.key())? {
+            next.letters += 1;
+        }
+        letter.values()?.into_iter().for_each(|(key, frame)| batch.insert(&key, frame));
+    }
+    Ok(())
+}
+
+fn evict_letters(store: &Store, batch: &mut Batch, next: &mut State, most: u64) -> Result<(), StoreError> {
+    if next.letters <= most {
+        return Ok(());
+    }
+    for pair in store.pairs(&[key::LETTER], &[key::LETTER + 1]) {
+        let (found, _) = pair?;
+        if key::parse_letter(&found).is_some_and(|(_, _, part)| part == 0) {
+            if next.letters <= most {
+                break;
+            }
+            next.letters -= 1;
+            next.letters_evicted += 1;
+        }
+        batch.remove(&found);
+    }
+    Ok(())
+}
+
+/// The newest dead letters, the newest first.
+pub(super) fn newest_letters(store: &Store, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
+    let mut names = Names::default();
+    let mut letters = Vec::new();
+    let mut parts: Vec<Vec<u8>> = Vec::new();
+    for pair in store.pairs(&[key::LETTER], &[key::LETTER + 1]).rev() {
+        if letters.len() >= limit {
+            break;
+        }
+        let (found, value) = pair?;
+        let Some((seq, sink, part)) = key::parse_letter(&found) else { continue };
+        let Some(frame) = parse_value(&found, &value) else { continue };
+        parts.push(frame.body.to_vec());
+        if part == 0 {
+            let body: Vec<u8> = parts.drain(..).rev().flatten().collect();
+            letters.extend(letter::decode(seq, sink, &body, &mut names));
+        }
+    }
+    Ok(letters)
+}

@@ -1,0 +1,217 @@
+//! The files around the key-value store, and every file operation that the buffer does itself.
+//!
+//! ```text
+//! lock               held while the buffer is open
+//! store/             the key-value store
+//! store.damaged-<n>  what could not be trusted, set aside; the newest three
+//! store.rebuild/     a store in the making: worthless until it is renamed to `store`
+//! tail               how far readings were acknowledged: end 8 │ CRC-32C 4. Written after each commit and not
+//!                    synced, so it may lag behind the store but is never ahead of an honest disk
+//! ballast            space that is given up to get out of a full disk
+//! ```
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock, statvfs};
+
+use super::OpenError;
+use crate::message::Seq;
+
+/// A predecessor that is still closing gets so much time.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+/// Enough for the store to open and clean up after the disk was full.
+pub(super) const BALLAST_BYTES: u64 = 4 * 1024 * 1024;
+/// Damaged stores that are kept.
+const MAX_DAMAGED: usize = 3;
+
+/// The buffer's directory.
+#[derive(Debug)]
+pub(super) struct Disk {
+    dir: PathBuf,
+    lock: Option<File>,
+    tail: File,
+    #[cfg(test)]
+    pub(super) faults: std::sync::Arc<Faults>,
+}
+
+/// What tests make go wrong.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    /// Syncs fail.
+    pub(super) sync: std::sync::atomic::AtomicBool,
+    /// Free bytes of the file system, plus one; 0: the truth.
+    pub(super) free: std::sync::atomic::AtomicU64,
+    /// The thread ends as if the process had been killed.
+    pub(super) crash: std::sync::atomic::AtomicBool,
+}
+
+impl Disk {
+    /// Makes the directory and takes it for this process.
+    pub(super) fn lock(dir: &Path) -> Result<Self, OpenError> {
+        let io = |source| OpenError::Io { path: dir.to_owned(), source };
+        fs::create_dir_all(dir).map_err(io)?;
+        let lock = open_rw(&dir.join("lock")).map_err(io)?;
+        let give_up = Instant::now() + LOCK_PATIENCE;
+        while let Err(error) = flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            if error != rustix::io::Errno::WOULDBLOCK {
+                return Err(io(error.into()));
+            }
+            if Instant::now() > give_up {
+                return Err(OpenError::Locked(dir.to_owned()));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let tail = open_rw(&dir.join("tail")).map_err(io)?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            lock: Some(lock),
+            tail,
+            #[cfg(test)]
+            faults: std::sync::Arc::default(),
+        })
+    }
+
+    /// Lets a successor in.
+    pub(super) fn unlock(&mut self) {
+        self.lock = None;
+    }
+
+    pub(super) fn store(&self) -> PathBuf {
+        self.dir.join("store")
+    }
+
+    pub(super) fn rebuild(&self) -> PathBuf {
+        self.dir.join("store.rebuild")
+    }
+
+    /// Makes what was written to `file` survive a power cut.
+    pub(super) fn sync_data(&self, file: &File) -> io::Result<()> {
+        #[cfg(test)]
+        if self.faults.sync.load(std::sync::atomic::Ordering::SeqCst) {
+            return Err(io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error()));
+        }
+        file.sync_data()
+    }
+
+    /// One past the highest number that is known to have been acknowledged, if the mark can be read.
+    pub(super) fn tail(&self) -> Option<Seq> {
+        let mut mark = [0; 12];
+        self.tail.read_exact_at(&mut mark, 0).ok()?;
+        let (end, checksum) = mark.split_first_chunk::<8>()?;
+        (crc32c::crc32c(end).to_le_bytes() == checksum).then(|| Seq::from_le_bytes(*end))
+    }
+
+    /// A mark that cannot be written is only staler: that is what it may be at any time.
+    pub(super) fn set_tail(&self, end: Seq) {
+        let mut mark = [0; 12];
+        mark[..8].copy_from_slice(&end.to_le_bytes());
+        mark[8..].copy_from_slice(&crc32c::crc32c(&end.to_le_bytes()).to_le_bytes());
+        self.tail.write_all_at(&mark, 0).ok();
+    }
+
+    /// Bytes that the file system has left for us.
+    pub(super) fn free_bytes(&self) -> io::Result<u64> {
+        #[cfg(test)]
+        if let free @ 1.. = self.faults.free.load(std::sync::atomic::Ordering::SeqCst) {
+            return Ok(free - 1);
+        }
+        let stat = statvfs(&self.dir)?;
+        Ok(stat.f_bavail * stat.f_frsize)
+    }
+
+    /// Bytes that the store's files take up.
+    pub(super) fn used_bytes(&self) -> io::Result<u64> {
+        let mut sum = 0;
+        for entry in fs::read_dir(self.store())? {
+            match entry?.metadata() {
+                Ok(metadata) => sum += metadata.blocks() * 512,
+                // The store removes old snapshots as it goes.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(sum)
+    }
+
+    pub(super) fn has_ballast(&self) -> bool {
+        self.dir.join("ballast").exists()
+    }
+
+    /// Takes space that can be given up later.
+    pub(super) fn make_ballast(&self) -> io::Result<()> {
+        let path = self.dir.join("ballast");
+        let taken = File::create(&path)
+            .and_then(|file| Ok(fallocate(&file, FallocateFlags::empty(), 0, BALLAST_BYTES)?));
+        if taken.is_err() {
+            fs::remove_file(&path)?;
+        }
+        taken
+    }
+
+    /// Gives the space up; says whether there was any.
+    pub(super) fn drop_ballast(&self) -> bool {
+        fs::remove_file(self.dir.join("ballast")).is_ok()
+    }
+
+    /// Renames the store so that it is kept but not used, and says where it is. Without a store, the one that was
+    /// set aside last: its rebuilding was interrupted.
+    pub(super) fn set_aside(&self) -> io::Result<Option<PathBuf>> {
+        let mut damaged = self.damaged()?;
+        let store = self.store();
+        if store.exists() {
+            let number = damaged.last().map_or(1, |(number, _)| number + 1);
+            let path = self.dir.join(format!("store.damaged-{number}"));
+            fs::rename(&store, &path)?;
+            self.sync_dir()?;
+            damaged.push((number, path));
+        }
+        while damaged.len() > MAX_DAMAGED {
+            fs::remove_dir_all(damaged.remove(0).1)?;
+        }
+        Ok(damaged.pop().map(|(_, path)| path))
+    }
+
+    /// Frees the space of damaged stores but for the newest.
+    pub(super) fn forget_older_damaged(&self) -> io::Result<()> {
+        let mut damaged = self.damaged()?;
+        damaged.pop();
+        damaged.into_iter().try_for_each(|(_, path)| fs::remove_dir_all(path))
+    }
+
+    /// Damaged stores by number, the newest last.
+    fn damaged(&self) -> io::Result<Vec<(u32, PathBuf)>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str());
+            let number = name.and_then(|name| name.strip_prefix("store.damaged-")?.parse().ok());
+            found.extend(number.map(|number| (number, path)));
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
+    /// A store was damaged, set aside, and its rebuilding did not come to an end.
+    pub(super) fn was_interrupted(&self) -> io::Result<bool> {
+        Ok(!self.store().exists() && !self.damaged()?.is_empty())
+    }
+
+    /// Puts the rebuilt store in its place.
+    pub(super) fn install(&self) -> io::Result<()> {
+        fs::rename(self.rebuild(), self.store())?;
+        self.sync_dir()
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        File::open(&self.dir)?.sync_all()
+    }
+}
+
+fn open_rw(path: &Path) -> io::Result<File> {
+    File::options().read(true).write(true).create(true).truncate(false).open(path)
+}

@@ -1,0 +1,274 @@
+//! What can be had from a store that cannot be trusted: every sound frame in any of its files.
+//!
+//! The damaged store is set aside, scanned without the help of its own index, and copied into a fresh one, which
+//! takes its place by a rename: a crash on the way starts over. What is gone is named exactly.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::block::Header;
+use super::cursor::Cursor;
+use super::disk::Disk;
+use super::frame::{self, Fields, Frame, Kind, MAGIC, MAX_VALUE, key};
+use super::ledger::{Book, State};
+use super::ranges::Ranges;
+use super::store::{Batch, Store, StoreError};
+use crate::message::Seq;
+
+const CHUNK: usize = 1024 * 1024;
+/// The unit of what a disk cannot read.
+const SECTOR: usize = 4096;
+const BATCH_BYTES: usize = 256 * 1024;
+/// The store's files grow to a multiple of what is put in.
+const GROWTH: u64 = 3;
+
+/// Where the best frame for a key is.
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    file: usize,
+    offset: u64,
+    size: usize,
+    /// Among several for one key the highest is taken.
+    rank: (u64, u64),
+    /// Readings in a block and parts of it; 0 for all else.
+    count: u32,
+    parts: u16,
+}
+
+/// A store that was rebuilt.
+#[derive(Debug)]
+pub(super) struct Rebuilt {
+    pub(super) store: Store,
+    pub(super) state: State,
+    /// Ranges, half-open, that were accepted and are nowhere to be found.
+    pub(super) lost: Vec<(Seq, Seq)>,
+    /// For people.
+    pub(super) findings: Vec<String>,
+}
+
+/// Rebuilds the store. With `end`, that is where it ends: what comes behind is still in memory.
+pub(super) fn rebuild(disk: &Disk, end: Option<Seq>, why: &str) -> Result<Rebuilt, StoreError> {
+    let aside = disk.set_aside()?;
+    disk.drop_ballast();
+    let target = disk.rebuild();
+    if target.exists() {
+        fs::remove_dir_all(&target)?;
+    }
+    let mut findings = vec![format!("the store was damaged: {why}")];
+    let mut files = Vec::new();
+    let mut index = BTreeMap::new();
+    if let Some(aside) = &aside {
+        findings.push(format!("it was set aside as {}", aside.display()));
+        for path in files_in(aside)? {
+            let file = File::open(&path)?;
+            let number = files.len();
+            scan(&file, |offset, frame| note(&mut index, number, offset, frame))?;
+            files.push(file);
+        }
+    }
+    let source = Source { files, index };
+    let store = Store::open(&target)?;
+    let (state, lost) = source.copy_into(&store, disk, end)?;
+    store.sync(disk)?;
+    store.discard();
+    disk.install()?;
+    disk.set_tail(state.end);
+    let kept = state.end - 1 - state.removed.total_within(1, state.end);
+    findings.push(format!("{kept} readings were recovered"));
+    let store = Store::open(&disk.store())?;
+    Ok(Rebuilt { store, state, lost, findings })
+}
+
+#[derive(Debug)]
+struct Source {
+    files: Vec<File>,
+    index: BTreeMap<Vec<u8>, Found>,
+}
+
+impl Source {
+    fn copy_into(
+        &self,
+        store: &Store,
+        disk: &Disk,
+        end: Option<Seq>,
+    ) -> Result<(State, Vec<(Seq, Seq)>), StoreError> {
+        let mut state = self.meta(key::STATE).and_then(|body| State::decode(&body)).unwrap_or_default();
+        if state.end == 0 {
+            state.removed = self.settled_by_all();
+        }
+        state.end = end.unwrap_or_else(|| state.end.max(disk.tail().unwrap_or(1)).max(1));
+        (state.keys, state.live_bytes, state.letters) = (0, 0, 0);
+
+        let mut present = Ranges::default();
+        let mut batch = Batch::default();
+        let mut batched = 0;
+        let wanted = self.block_bytes();
+        if wanted > disk.free_bytes()? / GROWTH {
+            disk.forget_older_damaged()?;
+        }
+        let mut excess = wanted.saturating_sub(disk.free_bytes()? / GROWTH);
+        for (key, found) in &self.index {
+            let Some(frame) = self.read(key, found) else { continue };
+            if let Some((first, part)) = key::parse_block(key) {
+                let Some((whole, last)) = self.extent(first, part) else { continue };
+                let unwanted = end.is_some_and(|end| first >= end) || state.removed.covers(first, last);
+                if !whole || unwanted {
+                    continue;
+                }
+                if excess > 0 {
+                    // There is no room for all: the newest go first, the rest stays aside.
+                    excess = excess.saturating_sub(found.size as u64);
+                    continue;
+                }
+                present.insert(first, last);
+                state.keys += 1;
+                state.live_bytes += found.size as u64;
+                state.epoch = state.epoch.max(found.rank.0);
+                state.end = end.unwrap_or(state.end.max(last));
+            } else if key::parse_letter(key).is_some_and(|(_, _, part)| part == 0) {
+                state.letters += 1;
+            } else if key == key::STATE {
+                continue;
+            }
+            batched += frame.len();
+            batch.insert(key, frame);
+            if batched > BATCH_BYTES {
+                store.apply(std::mem::take(&mut batch))?;
+                batched = 0;
+            }
+        }
+
+        let mut book = Book::default();
+        let gaps = self.meta(key::GAPS).and_then(|body| Book::decode_gaps(&body));
+        book.gaps = gaps.map(|(_, gaps)| gaps).unwrap_or_default();
+        let mut accounted = state.removed.clone();
+        for (from, to) in present.as_slice() {
+            accounted.insert(*from, *to);
+        }
+        let lost: Vec<_> = accounted.missing(1, state.end).collect();
+        book.state = state;
+        lost.iter().for_each(|(from, to)| book.lose(*from, *to));
+        let Book { mut state, gaps, .. } = book;
+        state.generation += 1;
+        batch.insert(
+            key::GAPS,
+            frame::wrap(Kind::Meta, key::GAPS, &Book::encode_gaps(&gaps, state.generation)),
+        );
+        batch.insert(key::STATE, frame::wrap(Kind::Meta, key::STATE, &state.encode()));
+        store.apply(batch)?;
+        Ok((state, lost))
+    }
+
+    /// Whether all parts of the block are there, and one past its last number.
+    fn extent(&self, first: Seq, part: u16) -> Option<(bool, Seq)> {
+        let head = self.index.get(&key::block(first, 0)[..])?;
+        let whole = part < head.parts
+            && (1..head.parts).all(|part| self.index.contains_key(&key::block(first, part)[..]));
+        Some((whole, first + u64::from(head.count)))
+    }
+
+    fn block_bytes(&self) -> u64 {
+        let blocks = self.index.range(vec![key::BLOCK]..vec![key::BLOCK + 1]);
+        blocks.map(|(_, found)| found.size as u64).sum()
+    }
+
+    fn meta(&self, key: &[u8]) -> Option<Vec<u8>> {
+        let value = self.read(key, self.index.get(key)?)?;
+        Some(frame::parse_value(key, &value)?.body.to_vec())
+    }
+
+    /// Without a state record the cursors tell what was rightly removed.
+    fn settled_by_all(&self) -> Ranges {
+        let cursors = self.index.range(vec![key::CURSOR]..vec![key::CURSOR + 1]);
+        let decoded = cursors.filter_map(|(key, _)| Cursor::decode(&self.meta(key)?));
+        decoded
+            .map(|(_, cursor)| cursor.passed())
+            .reduce(|all, one| all.intersection(&one))
+            .unwrap_or_default()
+    }
+
+    /// The frame, if the disk still gives it.
+    fn read(&self, key: &[u8], found: &Found) -> Option<Vec<u8>> {
+        let mut value = vec![0; found.size];
+        self.files[found.file].read_exact_at(&mut value, found.offset).ok()?;
+        frame::parse_value(key, &value).is_some().then_some(value)
+    }
+}
+
+/// Takes note of a frame, if it is the best for its key so far.
+fn note(index: &mut BTreeMap<Vec<u8>, Found>, file: usize, offset: u64, frame: &Frame<'_>) {
+    let mut found = Found { file, offset, size: frame.size, rank: (0, 0), count: 0, parts: 0 };
+    match frame.kind {
+        Kind::Block => {
+            let Some((header, _)) = Header::parse(frame.body) else { return };
+            found.rank = (header.epoch, header.count.into());
+            (found.count, found.parts) = (header.count, header.parts);
+        }
+        Kind::Cursor | Kind::Meta => found.rank.0 = Fields::new(frame.body).varint().unwrap_or(0),
+        Kind::BlockPart | Kind::Letter | Kind::LetterPart => {}
+    }
+    let known = index.entry(frame.key.to_vec()).or_insert(found);
+    if known.rank < found.rank {
+        *known = found;
+    }
+}
+
+/// Finds all sound frames of a file.
+fn scan(file: &File, mut visit: impl FnMut(u64, &Frame<'_>)) -> io::Result<()> {
+    let length = file.metadata()?.len();
+    let mut window = vec![0; CHUNK + MAX_VALUE];
+    let mut position = 0;
+    while position < length {
+        let filled = fill(file, &mut window, position);
+        let mut at = 0;
+        while at < filled.min(CHUNK) {
+            let Some(next) = window[at..filled].iter().position(|byte| *byte == MAGIC[0]) else { break };
+            at += next;
+            match frame::parse(&window[at..filled]) {
+                Some(frame) => {
+                    visit(position + at as u64, &frame);
+                    at += frame.size;
+                }
+                None => at += 1,
+            }
+        }
+        // A frame may have reached beyond the chunk.
+        position += at.max(CHUNK) as u64;
+    }
+    Ok(())
+}
+
+/// Reads what can be read; what cannot is zeros. Says how many bytes there are.
+fn fill(file: &File, window: &mut [u8], position: u64) -> usize {
+    let mut at = 0;
+    while at < window.len() {
+        match file.read_at(&mut window[at..], position + at as u64) {
+            Ok(0) => break,
+            Ok(count) => at += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => {
+                let next = window.len().min((at / SECTOR + 1) * SECTOR);
+                window[at..next].fill(0);
+                at = next;
+            }
+        }
+    }
+    at
+}
+
+/// All files below a directory.
+fn files_in(dir: &Path) -> io::Result<Vec<std::path::PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            files.extend(files_in(&entry.path())?);
+        } else {
+            files.push(entry.path());
+        }
+    }
+    Ok(files)
+}
