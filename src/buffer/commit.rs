@@ -1,13 +1,14 @@
 //! What one commit writes: blocks, dead letters, cursors and the state record, in atomic batches, then one sync.
 
-use super::DeadLetter;
 use super::block::{Names, Packer};
+use super::cursor::Fate;
 use super::disk::Disk;
 use super::frame::{Kind, key, parse_value, wrap};
 use super::group::Group;
 use super::ledger::{Book, Ledger, State};
 use super::letter::{self, Letter};
 use super::store::{Batch, Store, StoreError};
+use super::{DeadLetter, DropReason};
 use crate::message::Seq;
 
 /// Readings in one atomic change.
@@ -23,29 +24,26 @@ pub(super) fn write(
     group: Option<&Group>,
     max_letters: u64,
 ) -> Result<Vec<(Seq, Seq)>, StoreError> {
-    let letters = std::mem::take(&mut ledger.book().letters);
     let mut batch = Batch::default();
     let mut next = ledger.book().state.clone();
+    if let Some(group) = group {
+        put_group(store, packer, &mut batch, &mut next, group)?;
+    }
+    let (passed, letters) = put_progress(&mut batch, &mut next, &mut ledger.book());
     let written = (|| {
-        if let Some(group) = group {
-            put_group(store, packer, &mut batch, &mut next, group)?;
-        }
         put_letters(store, &mut batch, &mut next, &letters)?;
         evict_letters(store, &mut batch, &mut next, max_letters)?;
-        let passed = put_cursors(&mut batch, &mut next, &mut ledger.book());
         put_state(&mut batch, &mut next);
         store.apply(batch)?;
-        store.sync(disk)?;
-        Ok(passed)
+        store.sync(disk)
     })();
     let mut book = ledger.book();
-    match &written {
-        Ok(_) => book.set_state(next),
-        Err(_) => {
-            book.letters.splice(0..0, letters);
-        }
+    if let Err(error) = written {
+        book.letters.splice(0..0, letters);
+        return Err(error);
     }
-    written
+    book.set_state(next);
+    Ok(passed)
 }
 
 /// Several batches when the group has grown long; each is complete in itself.
@@ -83,8 +81,9 @@ pub(super) fn put_state(batch: &mut Batch, next: &mut State) {
     batch.insert(key::STATE, wrap(Kind::Meta, key::STATE, &next.encode()));
 }
 
-/// Puts cursors, gaps and boots that have changed; says what every sink will have passed once that is on disk.
-pub(super) fn put_cursors(batch: &mut Batch, next: &mut State, book: &mut Book) -> Vec<(Seq, Seq)> {
+/// Puts cursors, gaps and boots that have changed. Says what every sink will have passed once that is on disk, and
+/// which dead letters belong into the same batch.
+fn put_progress(batch: &mut Batch, next: &mut State, book: &mut Book) -> (Vec<(Seq, Seq)>, Vec<Letter>) {
     next.generation += 1;
     let mut all = true;
     for (name, sink) in book.sinks.iter_mut().filter(|(_, sink)| sink.dirty) {
@@ -104,7 +103,38 @@ pub(super) fn put_cursors(batch: &mut Batch, next: &mut State, book: &mut Book) 
         batch.insert(key::BOOTS, wrap(Kind::Meta, key::BOOTS, &boots));
         book.facts_dirty = false;
     }
-    if all { book.removable(&next.removed) } else { Vec::new() }
+    let passed = if all { book.removable(&next.removed) } else { Vec::new() };
+    (passed, std::mem::take(&mut book.letters))
+}
+
+/// Takes `dropped` out of the store, and settles it for every sink that still wanted it.
+pub(super) fn drop_ranges(
+    store: &Store,
+    ledger: &Ledger,
+    mut batch: Batch,
+    mut next: State,
+    dropped: &[(Seq, Seq)],
+    reason: DropReason,
+) -> Result<(), StoreError> {
+    let letters = {
+        let mut book = ledger.book();
+        for sink in book.sinks.values_mut() {
+            let settle = |(from, to): &(Seq, Seq)| sink.cursor.settle(*from, *to, Fate::Dropped(reason));
+            sink.dirty |= dropped.iter().map(settle).sum::<u64>() > 0;
+        }
+        put_progress(&mut batch, &mut next, &mut book).1
+    };
+    let written = (|| {
+        put_letters(store, &mut batch, &mut next, &letters)?;
+        put_state(&mut batch, &mut next);
+        store.apply(batch)
+    })();
+    let mut book = ledger.book();
+    match &written {
+        Ok(()) => book.set_state(next),
+        Err(_) => drop(book.letters.splice(0..0, letters)),
+    }
+    written
 }
 
 fn put_letters(

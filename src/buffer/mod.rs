@@ -19,6 +19,8 @@ mod thread;
 mod writer;
 
 #[cfg(test)]
+mod damage_tests;
+#[cfg(test)]
 mod model_tests;
 #[cfg(test)]
 mod tests;

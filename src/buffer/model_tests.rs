@@ -11,10 +11,10 @@ const SEEDS: u64 = 10;
 const STEPS: usize = 150;
 
 /// xorshift64*.
-struct Random(u64);
+pub(super) struct Random(pub(super) u64);
 
 impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -243,7 +243,7 @@ impl Run {
 
 impl Buffer {
     /// Ends the thread as if the process had been killed; the files stay as they are.
-    async fn crash(&self) {
+    pub(super) async fn crash(&self) {
         self.0.0.faults.crash.store(true, std::sync::atomic::Ordering::SeqCst);
         self.0.0.intake.poke();
         let mut ends = self.0.0.ends.clone();

@@ -13,7 +13,7 @@ use super::frame::{Kind, key};
 use super::group::Intake;
 use super::ledger::{Book, Ledger, Sink, State};
 use super::salvage;
-use super::store::{Store, StoreError};
+use super::store::{Store, StoreError, newest_segments};
 use super::thread::{Hub, Keeper};
 use super::{Buffer, DropReason, Handle, OpenError, OpenReport};
 use crate::config::{self, SinkName};
@@ -71,6 +71,7 @@ fn start(
 
 /// Damage never keeps the buffer from opening (P5).
 fn open_or_rebuild(disk: &Disk) -> Result<(Store, Book, Vec<String>), StoreError> {
+    let tip = newest_segments(&disk.store())?;
     let why = if disk.was_interrupted()? {
         "its rebuilding was interrupted".to_owned()
     } else {
@@ -80,7 +81,7 @@ fn open_or_rebuild(disk: &Disk) -> Result<(Store, Book, Vec<String>), StoreError
             Err(error) => return Err(error),
         }
     };
-    let rebuilt = salvage::rebuild(disk, None, &why)?;
+    let rebuilt = salvage::rebuild(disk, None, &why, &tip)?;
     let book = load(&rebuilt.store)?;
     let mut findings = rebuilt.findings;
     findings.extend(rebuilt.lost.iter().map(|(from, to)| format!("readings {from} to {} are lost", to - 1)));
@@ -124,7 +125,7 @@ pub(super) fn reopen(disk: &Disk, ledger: &Ledger, rebuild: Option<&str>) -> Res
         ledger.book().set_state(found.state);
         return Ok(store);
     };
-    let rebuilt = salvage::rebuild(disk, Some(end), why)?;
+    let rebuilt = salvage::rebuild(disk, Some(end), why, &[])?;
     rebuilt.findings.iter().for_each(|finding| tracing::warn!("{finding}"));
     let mut book = ledger.book();
     let epoch = book.state.epoch;

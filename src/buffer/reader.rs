@@ -91,7 +91,10 @@ impl Reader {
                 Some(_) => unfit.push(reading.seq),
             });
             if !unfit.is_empty() {
-                self.settle_runs(unfit.into_iter().map(|seq| (seq, Fate::Dropped(DropReason::Unfit))));
+                self.settle_runs(
+                    Vec::new(),
+                    unfit.into_iter().map(|seq| (seq, Fate::Dropped(DropReason::Unfit))),
+                );
             }
             if !readings.is_empty() {
                 return Ok(readings);
@@ -109,13 +112,10 @@ impl Reader {
         if self.handle.0.intake.has_ended() {
             return Err(Closed);
         }
-        let mut letter_bytes = 0;
+        let mut letters = Vec::new();
         for (seq, outcome) in outcomes {
-            let Outcome::DeadLetter(reason) = outcome else { continue };
-            if let Some(letter) = self.letter(*seq, reason).await? {
-                let mut book = self.handle.0.ledger.book();
-                book.letters.push(letter);
-                letter_bytes = book.letters.iter().map(Letter::size).sum();
+            if let Outcome::DeadLetter(reason) = outcome {
+                letters.extend(self.letter(*seq, reason).await?);
             }
         }
         let fate = |outcome: &Outcome| match outcome {
@@ -123,7 +123,8 @@ impl Reader {
             Outcome::Dropped(reason) => Fate::Dropped(*reason),
             Outcome::DeadLetter(_) => Fate::Dropped(DropReason::Rejected),
         };
-        self.settle_runs(outcomes.iter().map(|(seq, outcome)| (*seq, fate(outcome))));
+        let letter_bytes =
+            self.settle_runs(letters, outcomes.iter().map(|(seq, outcome)| (*seq, fate(outcome))));
         if letter_bytes > MAX_LETTER_BYTES {
             let (reply, written) = oneshot::channel();
             self.ask(Command::Write { reply }).await?;
@@ -242,10 +243,13 @@ impl Reader {
         Ok(block.map(|block| Letter::refused(&block[(seq - block[0].seq) as usize], &self.sink, reason)))
     }
 
-    fn settle_runs(&self, fates: impl Iterator<Item = (Seq, Fate)>) {
+    /// Moves the cursor, with the dead letters that belong to it. Says how many bytes of such wait in memory.
+    fn settle_runs(&self, letters: Vec<Letter>, fates: impl Iterator<Item = (Seq, Fate)>) -> usize {
         let mut book = self.handle.0.ledger.book();
+        book.letters.extend(letters);
+        let letter_bytes = book.letters.iter().map(Letter::size).sum();
         let end = book.state.end;
-        let Some(sink) = book.sinks.get_mut(&self.sink) else { return };
+        let Some(sink) = book.sinks.get_mut(&self.sink) else { return letter_bytes };
         let mut fresh = 0;
         let mut run: Option<(Seq, Seq, Fate)> = None;
         for (seq, fate) in fates.filter(|(seq, _)| *seq < end) {
@@ -263,6 +267,7 @@ impl Reader {
         if fresh > 0 {
             self.handle.0.intake.poke();
         }
+        letter_bytes
     }
 
     async fn ask(&self, command: Command) -> Result<(), Closed> {

@@ -49,8 +49,14 @@ pub(super) struct Rebuilt {
     pub(super) findings: Vec<String>,
 }
 
-/// Rebuilds the store. With `end`, that is where it ends: what comes behind is still in memory.
-pub(super) fn rebuild(disk: &Disk, end: Option<Seq>, why: &str) -> Result<Rebuilt, StoreError> {
+/// Rebuilds the store. With `end`, that is where it ends: what comes behind is still in memory. `tip` is what the
+/// newest part of the data file held before the store was opened.
+pub(super) fn rebuild(
+    disk: &Disk,
+    end: Option<Seq>,
+    why: &str,
+    tip: &[(u64, Vec<u8>)],
+) -> Result<Rebuilt, StoreError> {
     let aside = disk.set_aside()?;
     disk.drop_ballast();
     let target = disk.rebuild();
@@ -62,6 +68,9 @@ pub(super) fn rebuild(disk: &Disk, end: Option<Seq>, why: &str) -> Result<Rebuil
     let mut index = BTreeMap::new();
     if let Some(aside) = &aside {
         findings.push(format!("it was set aside as {}", aside.display()));
+        for (offset, bytes) in tip {
+            fs::write(aside.join(format!("db.{offset}")), bytes)?;
+        }
         for path in files_in(aside)? {
             let file = File::open(&path)?;
             let number = files.len();
@@ -242,7 +251,7 @@ fn scan(file: &File, mut visit: impl FnMut(u64, &Frame<'_>)) -> io::Result<()> {
 }
 
 /// Reads what can be read; what cannot is zeros. Says how many bytes there are.
-fn fill(file: &File, window: &mut [u8], position: u64) -> usize {
+pub(super) fn fill(file: &File, window: &mut [u8], position: u64) -> usize {
     let mut at = 0;
     while at < window.len() {
         match file.read_at(&mut window[at..], position + at as u64) {

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use super::DropReason;
 use super::block::{Base, Block, Packer, Records};
-use super::commit::{put_cursors, put_state};
-use super::cursor::Fate;
+use super::commit::{drop_ranges, put_state};
 use super::ledger::{Ledger, MAX_REMOVED, State};
 use super::store::{Batch, Span, Store, StoreError};
 use crate::message::{ClockQuality, Seq, Stamp};
@@ -73,17 +72,7 @@ pub(super) fn drop_oldest(
         if dropped.is_empty() {
             return Ok(());
         }
-        let mut book = ledger.book();
-        for sink in book.sinks.values_mut() {
-            let fate = Fate::Dropped(reason);
-            let settle = |(from, to): &(Seq, Seq)| sink.cursor.settle(*from, *to, fate);
-            sink.dirty |= dropped.iter().map(settle).sum::<u64>() > 0;
-        }
-        put_cursors(&mut batch, &mut next, &mut book);
-        put_state(&mut batch, &mut next);
-        drop(book);
-        store.apply(batch)?;
-        ledger.book().set_state(next);
+        drop_ranges(store, ledger, batch, next, &dropped, reason)?;
     }
 }
 

@@ -4,19 +4,25 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::mpsc::RecvTimeoutError;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::block::{Block, Header};
 use super::disk::Disk;
 use super::frame::{self, Kind, key};
+use super::salvage::fill;
 use crate::message::Seq;
 
 const CACHE_BYTES: u64 = 8 * 1024 * 1024;
 /// sled collects its garbage on the same timer.
 const FLUSH_MS: u64 = 500;
+/// sled's default.
+const SEGMENT_BYTES: usize = 512 * 1024;
+/// As many as sled may have under way, and some more.
+const TIP_SEGMENTS: usize = 6;
 const DISCARD_PATIENCE: Duration = Duration::from_secs(10);
 /// Raw bytes that one `fetch` reads at most, but for a single larger block.
 const FETCH_BYTES: usize = 64 * 1024;
@@ -112,7 +118,7 @@ impl Store {
             // Tests copy the files of a store that has "crashed": nothing may write to them meanwhile.
             .flush_every_ms(if cfg!(test) { None } else { Some(FLUSH_MS) })
             .use_compression(false);
-        let db = fenced(|| config.open())?;
+        let db = open_unlocked(&config)?;
         let file = File::open(dir.join("db"))?;
         file.sync_all()?;
         File::open(dir.join("conf"))?.sync_all()?;
@@ -263,12 +269,59 @@ impl Store {
     }
 }
 
+/// A store that was just closed may hold its lock a little longer: its threads end by themselves.
+fn open_unlocked(config: &sled::Config) -> Result<sled::Db, StoreError> {
+    let give_up = Instant::now() + DISCARD_PATIENCE;
+    loop {
+        match fenced(|| config.open()) {
+            Err(StoreError::Io(error)) if error.to_string().contains("lock") && Instant::now() < give_up => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            result => return result,
+        }
+    }
+}
+
 /// A block from its first part.
 pub(super) fn parse_block(key: &[u8], value: &[u8]) -> Option<Block> {
     let (first, 0) = key::parse_block(key)? else { return None };
     let frame = frame::parse_value(key, value).filter(|frame| frame.kind == Kind::Block)?;
     let (header, data) = Header::parse(frame.body)?;
     Some(Block { first, header, data: data.to_vec() })
+}
+
+/// The newest segments of the log, with their offsets. When one bit in them is wrong, sled takes all that follows for
+/// torn, and overwrites it when it opens: whoever wants to salvage it must have it before.
+pub(super) fn newest_segments(dir: &Path) -> io::Result<Vec<(u64, Vec<u8>)>> {
+    let file = match File::open(dir.join("db")) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let length = file.metadata()?.len();
+    let mut segments = Vec::new();
+    for offset in (0..length).step_by(SEGMENT_BYTES) {
+        // A header is: CRC-32 4, inverted │ log number 8, its lower 63 bits inverted │ stable number 8.
+        let mut header = [0; 20];
+        let number = match file.read_exact_at(&mut header, offset) {
+            Ok(()) if header == [0; 20] => continue,
+            Ok(()) if (!crc32fast::hash(&header[4..])).to_le_bytes() == header[..4] => {
+                u64::from_le_bytes(*header[4..].first_chunk().expect("16 bytes")) ^ (u64::MAX >> 1)
+            }
+            // One that makes no sense may well be a new one.
+            _ => u64::MAX,
+        };
+        segments.push((number, offset));
+    }
+    segments.sort_unstable();
+    let keep = segments.len().saturating_sub(TIP_SEGMENTS);
+    let copy = |(_, offset): &(u64, u64)| {
+        let mut bytes = vec![0; SEGMENT_BYTES];
+        let filled = fill(&file, &mut bytes, *offset);
+        bytes.truncate(filled);
+        (*offset, bytes)
+    };
+    Ok(segments[keep..].iter().map(copy).collect())
 }
 
 /// sled leaves this behind when it is interrupted, and then refuses to open.

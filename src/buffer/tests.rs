@@ -27,8 +27,8 @@ pub(super) fn stamp(ms: u64) -> Stamp {
     }
 }
 
-async fn append(writer: &mut Writer, device: &DeviceId, payload: &[u8], fault: Option<&str>) -> Seq {
-    let incoming = Incoming {
+pub(super) fn incoming<'a>(device: &'a DeviceId, payload: &'a [u8], fault: Option<&'a str>) -> Incoming<'a> {
+    Incoming {
         device,
         stream: "soil",
         topic: "field/soil",
@@ -36,8 +36,16 @@ async fn append(writer: &mut Writer, device: &DeviceId, payload: &[u8], fault: O
         qos: Qos::AtLeastOnce,
         received: stamp(payload.len() as u64),
         fault,
-    };
-    writer.append(&incoming).await.unwrap()
+    }
+}
+
+pub(super) async fn append(
+    writer: &mut Writer,
+    device: &DeviceId,
+    payload: &[u8],
+    fault: Option<&str>,
+) -> Seq {
+    writer.append(&incoming(device, payload, fault)).await.unwrap()
 }
 
 pub(super) const ALL: Limits = Limits { max_readings: 10_000, max_bytes: 100_000_000 };
