@@ -1,0 +1,301 @@
+//! The program that the tests let crash: it fills a `Buffer` and drains it, and says on the marks file what it was
+//! promised. It is this test binary started again.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tampu::buffer::{Buffer, DropReason, Limits, OpenReport, Outcome, Reader, SubmitError, Wait, Writer};
+use tampu::config;
+use tampu::message::{BootId, ClockQuality, DeviceId, Incoming, Qos, Seq, Stamp};
+
+use super::random::{Rng, number};
+
+/// The sinks of the store. The first settles eagerly, the second now and then.
+pub(super) const SINKS: [&str; 2] = ["eager", "lazy"];
+const WRITERS: usize = 4;
+
+/// How a driver ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// Closes the buffer.
+    Close,
+    /// Dies without a word.
+    Abort,
+    /// Goes on until it is killed.
+    Never,
+}
+
+/// What a driver does.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Plan {
+    /// Names this run: no two runs on one store may have the same.
+    pub run: u64,
+    /// Readings to append.
+    pub readings: usize,
+    pub end: End,
+}
+
+/// A reading is known by its run, its writer and its number there: the payload follows from them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    pub run: u64,
+    pub writer: u64,
+    pub count: u64,
+}
+
+impl Key {
+    /// Sizes and entropy as they come from the field, and some as they do not.
+    pub(super) fn payload(self) -> Vec<u8> {
+        let mut rng = Rng::new(self.run << 40 ^ self.writer << 32 ^ self.count);
+        let len = match rng.in_range(0..100) {
+            0..70 => rng.in_range(10..300),
+            70..90 => rng.in_range(300..3_000),
+            90..99 => rng.in_range(3_000..20_000),
+            _ => rng.in_range(20_000..60_000),
+        };
+        let mut payload = format!("{} {} {} ", self.run, self.writer, self.count).into_bytes();
+        if rng.percent(50) {
+            payload.extend(rng.bytes(len));
+        } else {
+            payload.extend(b"{\"t\":21.5}".iter().cycle().take(len));
+        }
+        payload
+    }
+
+    /// The key of a stored payload, if every byte of it is right.
+    pub(super) fn of(payload: &[u8]) -> Option<Self> {
+        let mut numbers = payload.splitn(4, |byte| *byte == b' ').take(3).map(|word| {
+            let text = std::str::from_utf8(word).ok()?;
+            text.parse::<u64>().ok()
+        });
+        let mut next = || numbers.next().flatten();
+        let key = Self { run: next()?, writer: next()?, count: next()? };
+        (key.payload() == payload).then_some(key)
+    }
+
+    pub(super) fn device(self) -> DeviceId {
+        DeviceId::parse(&format!("d{}", self.writer)).unwrap()
+    }
+
+    pub(super) fn topic(self) -> String {
+        format!("d{}/{}", self.writer, self.count % 7)
+    }
+
+    /// The reading as it comes out of a packet.
+    pub(super) fn reading<'a>(
+        self,
+        device: &'a DeviceId,
+        topic: &'a str,
+        payload: &'a [u8],
+        qos: Qos,
+    ) -> Incoming<'a> {
+        Incoming { device, stream: "all", topic, payload, qos, received: self.stamp(), fault: None }
+    }
+
+    pub(super) fn stamp(self) -> Stamp {
+        Stamp {
+            wall_ms: 1_700_000_000_000 + self.count as i64,
+            boot_ms: self.count,
+            boot: BootId([self.run as u8; 16]),
+            quality: ClockQuality::Synchronized,
+        }
+    }
+}
+
+pub(super) fn sink(name: &str) -> config::SinkName {
+    DeviceId::parse(name).unwrap()
+}
+
+/// Small bounds on time, none on size: only what a test does may make it full.
+pub(super) fn settings() -> config::Buffer {
+    config::Buffer {
+        ack_delay: Duration::from_millis(3),
+        qos0_window: Duration::from_millis(100),
+        min_free_bytes: 0,
+        max_bytes: number("STORE_MAX_BYTES").unwrap_or(1 << 30),
+        when_full: config::FullPolicy::RefuseNew,
+        ..config::Buffer::default()
+    }
+}
+
+/// The store is a directory below the one that stands for the disk, so that its own creation is part of the test.
+pub(super) fn store(disk: &Path) -> PathBuf {
+    disk.join("buffer")
+}
+
+/// The command that runs a plan.
+pub(super) fn command(disk: &Path, marks: &Path, plan: Plan) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["driver::driver_process", "--exact", "--ignored", "--nocapture", "--test-threads=1"])
+        .env("STORE_DISK", disk)
+        .env("STORE_MARKS", marks)
+        .env("STORE_RUN", plan.run.to_string())
+        .env("STORE_READINGS", plan.readings.to_string())
+        .env("STORE_END", format!("{:?}", plan.end));
+    command
+}
+
+#[test]
+#[ignore = "not a test: the tests start this program again with it"]
+fn driver_process() {
+    let path = |name| PathBuf::from(std::env::var_os(name).unwrap());
+    let end = match std::env::var("STORE_END").unwrap().as_str() {
+        "Close" => End::Close,
+        "Abort" => End::Abort,
+        _ => End::Never,
+    };
+    let plan =
+        Plan { run: number("STORE_RUN").unwrap(), readings: number("STORE_READINGS").unwrap() as usize, end };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(drive(&path("STORE_DISK"), Marks::open(&path("STORE_MARKS")), plan));
+}
+
+/// The file that the tests learn from what was promised: one line a write, so that it is whole or not there.
+#[derive(Clone)]
+struct Marks(Arc<Mutex<File>>);
+
+impl Marks {
+    fn open(path: &Path) -> Self {
+        Self(Arc::new(Mutex::new(File::options().append(true).create(true).open(path).unwrap())))
+    }
+
+    fn say(&self, line: &str) {
+        self.0.lock().unwrap().write_all(format!("{line}\n").as_bytes()).unwrap();
+    }
+}
+
+async fn drive(disk: &Path, marks: Marks, plan: Plan) {
+    let (buffer, report) = open(disk, &marks).await;
+    marks.say(&format!("opened {} gaps {:?}", plan.run, report.gaps));
+    let left = Arc::new(AtomicUsize::new(plan.readings));
+    let mut writers = tokio::task::JoinSet::new();
+    for number in 0..WRITERS as u64 {
+        writers.spawn(write(buffer.writer(), marks.clone(), plan, number, left.clone()));
+    }
+    let mut readers = tokio::task::JoinSet::new();
+    for name in SINKS {
+        readers.spawn(read(buffer.reader(&sink(name)).unwrap(), marks.clone(), plan, name));
+    }
+    while let Some(ended) = writers.join_next().await {
+        ended.unwrap();
+    }
+    if plan.end == End::Abort {
+        std::process::abort();
+    }
+    readers.shutdown().await;
+    buffer.close().await;
+    marks.say(&format!("ended {}", plan.run));
+}
+
+/// Starts again when the store does not open, as a service manager would: an I/O error may pass.
+async fn open(disk: &Path, marks: &Marks) -> (Buffer, OpenReport) {
+    for _ in 0..10 {
+        match Buffer::open(&store(disk), &settings(), &SINKS.map(sink)) {
+            Ok(opened) => return opened,
+            Err(error) => marks.say(&format!("failed {error}")),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("the store does not open");
+}
+
+/// Sends bursts, as a connection with a window does, and waits for their acks.
+async fn write(mut writer: Writer, marks: Marks, plan: Plan, number: u64, left: Arc<AtomicUsize>) {
+    let mut rng = Rng::new(plan.run << 8 ^ number);
+    let mut count = 0;
+    loop {
+        let mut burst: Vec<(Key, Seq)> = Vec::new();
+        for _ in 0..rng.in_range(1..20) {
+            let taken = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+            if plan.end != End::Never && taken.is_err() {
+                break;
+            }
+            let key = Key { run: plan.run, writer: number, count };
+            count += 1;
+            let (qos, wait) = if rng.percent(30) {
+                (Qos::AtMostOnce, Wait::Nobody)
+            } else {
+                (Qos::AtLeastOnce, Wait::ForAck)
+            };
+            let Some(seq) = submit(&mut writer, &marks, key, qos, wait).await else { return };
+            burst.push((key, seq));
+        }
+        let Some((_, last)) = burst.last().copied() else { return };
+        if rng.percent(90) && writer.until_durable(last).await.is_err() {
+            return marks.say("closed");
+        }
+        let durable = writer.durable();
+        let acked: String = burst
+            .iter()
+            .filter(|(_, seq)| *seq <= durable)
+            .map(|(key, seq)| format!("durable {} {} {} {seq}\n", key.run, key.writer, key.count))
+            .collect();
+        if !acked.is_empty() {
+            marks.say(acked.trim_end());
+        }
+        if rng.percent(30) {
+            tokio::time::sleep(Duration::from_millis(rng.next() % 4)).await;
+        }
+    }
+}
+
+/// Waits for room as long as there is none. QoS 0 publishes are given up instead.
+async fn submit(writer: &mut Writer, marks: &Marks, key: Key, qos: Qos, wait: Wait) -> Option<Seq> {
+    let (device, topic, payload) = (key.device(), key.topic(), key.payload());
+    loop {
+        match writer.submit(&key.reading(&device, &topic, &payload, qos), wait) {
+            Ok(seq) => {
+                marks.say(&format!("submitted {} {} {} {seq}", key.run, key.writer, key.count));
+                return Some(seq);
+            }
+            Err(SubmitError::Closed) => {
+                marks.say("closed");
+                return None;
+            }
+            Err(SubmitError::Full) => {
+                marks.say("full");
+                writer.room().await;
+            }
+        }
+    }
+}
+
+/// Reads as a forwarder does. What it is about to settle is said before: afterwards it may be gone.
+async fn read(mut reader: Reader, marks: Marks, plan: Plan, name: &str) {
+    let mut rng = Rng::new(plan.run << 8 ^ name.len() as u64);
+    loop {
+        let limits = Limits { max_readings: rng.in_range(1..200), max_bytes: rng.in_range(1_000..500_000) };
+        let Ok(readings) = reader.next(limits).await else { return };
+        let mut outcomes = Vec::new();
+        let mut line = format!("settling {name}");
+        for reading in &readings {
+            let Some(key) = Key::of(&reading.payload) else {
+                return marks.say(&format!("wrong content in {} at {name}", reading.seq));
+            };
+            line += &format!(" {},{},{},{}", key.run, key.writer, key.count, reading.epoch);
+            outcomes.push((reading.seq, outcome(&mut rng)));
+        }
+        if name == SINKS[0] || rng.percent(20) {
+            marks.say(&line);
+            if reader.settle(&outcomes).await.is_err() {
+                return;
+            }
+            marks.say(&line.replacen("settling", "settled", 1));
+        }
+        tokio::time::sleep(Duration::from_millis(rng.next() % 10)).await;
+    }
+}
+
+fn outcome(rng: &mut Rng) -> Outcome {
+    match rng.in_range(0..20) {
+        0 => Outcome::Dropped(DropReason::NothingMapped),
+        1 => Outcome::DeadLetter("refused by the far side".to_owned()),
+        _ => Outcome::Delivered,
+    }
+}

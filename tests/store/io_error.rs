@@ -1,0 +1,112 @@
+//! Writes and syncs that fail. After a failed sync the page cache lies: it shows what the disk may never hold.
+
+use std::time::{Duration, Instant};
+
+use super::check::{Promises, check};
+use super::driver::{End, Plan, command};
+use super::random::{Rng, number};
+use super::recorder::{Call, Entry, Failing, fail, read_log, record};
+use super::replay::{Disk, Loss, Syncs};
+use super::scratch;
+
+const READINGS: usize = 300;
+const EIO: i32 = 5;
+const ENOSPC: i32 = 28;
+
+/// Lets some calls of a driver fail, and returns what happened once it has nevertheless appended everything.
+fn run_into(failing: Failing, rng: &mut Rng) -> Vec<Entry> {
+    let home = scratch();
+    let path = |name: &str| home.path().join(name);
+    let (disk, log, marks) = (path("disk"), path("log"), path("marks"));
+    std::fs::create_dir(&disk).unwrap();
+    let mut driver =
+        command(&disk, &marks, Plan { run: rng.next() >> 44, readings: READINGS, end: End::Close });
+    record(&mut driver, &disk, &log, &marks);
+    fail(&mut driver, failing);
+    let output = std::fs::File::create(path("output")).unwrap();
+    let mut driver = driver.stdout(output.try_clone().unwrap()).stderr(output).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(90);
+    let status = loop {
+        match driver.try_wait().unwrap() {
+            Some(status) => break Some(status),
+            None if Instant::now() > deadline => {
+                driver.kill().unwrap();
+                driver.wait().unwrap();
+                break None;
+            }
+            None => std::thread::sleep(Duration::from_millis(20)),
+        }
+    };
+    let text = || std::fs::read_to_string(path("output")).unwrap();
+    let status = status.unwrap_or_else(|| panic!("{failing:?}: the store does not recover: {}", text()));
+    assert!(status.success(), "{failing:?}: {status}: {}", text());
+    read_log(&log)
+}
+
+/// Cuts the power after the failure, most often soon after it, and at the end.
+fn cut_after_failure(entries: &[Entry], failure: usize, failing: Failing, cuts: usize, rng: &mut Rng) {
+    let rest = entries.len() - failure;
+    let near = rest.min(150);
+    let mut places: Vec<usize> = (0..cuts)
+        .map(|cut| failure + rng.in_range(0..if cut % 2 == 0 { near } else { rest }))
+        .chain([entries.len() - 1])
+        .collect();
+    places.sort_unstable();
+    let (mut disk, mut promises) = (Disk::new(Syncs::All), Promises::default());
+    let mut places = places.into_iter().peekable();
+    for (at, entry) in entries.iter().enumerate() {
+        disk.apply(entry);
+        match entry {
+            // Here, and only here, the driver may find that the store does not open.
+            Entry::Mark(marks) if !marks.starts_with("failed") => promises.hear(marks),
+            _ => {}
+        }
+        while places.next_if_eq(&at).is_some() {
+            let loss = if rng.percent(40) { Loss::Everything } else { Loss::random(rng) };
+            let copy = scratch();
+            disk.image(loss, rng).write(copy.path());
+            if let Err(error) = check(copy.path(), &promises, false) {
+                panic!("{failing:?}, power cut {} calls after it, lost {loss:?}: {error}", at - failure);
+            }
+        }
+    }
+    assert_eq!(promises.durable.len(), READINGS, "{failing:?}: not everything was appended in the end");
+}
+
+fn fail_and_cut(test: &str, failing: impl Fn(&mut Rng) -> Failing) {
+    let mut rng = Rng::from_env(test);
+    let runs = number("TAMPU_FAILURES").unwrap_or(8);
+    let mut failed = 0;
+    for _ in 0..runs {
+        let failing = failing(&mut rng);
+        let entries = run_into(failing, &mut rng);
+        if let Some(failure) = entries.iter().position(|entry| *entry == Entry::Fault) {
+            cut_after_failure(&entries, failure, failing, 12, &mut rng);
+            failed += 1;
+        }
+    }
+    eprintln!("{failed} of {runs} runs met their failure");
+    assert!(failed * 2 >= runs, "the calls that should fail come too seldom: {failed} of {runs}");
+}
+
+#[test]
+fn after_a_failed_sync_nothing_is_acknowledged_that_is_only_in_the_page_cache() {
+    fail_and_cut("failed syncs", |rng| Failing {
+        call: Call::Sync,
+        first: rng.in_range(1..18),
+        count: if rng.percent(70) { 1 } else { rng.in_range(2..6) },
+        errno: EIO,
+        drop_data: rng.percent(50),
+    });
+}
+
+#[test]
+fn a_write_that_fails_holds_back_its_acks_until_it_succeeds() {
+    fail_and_cut("failed writes", |rng| Failing {
+        call: Call::Write,
+        first: rng.in_range(1..40),
+        count: if rng.percent(70) { 1 } else { rng.in_range(2..6) },
+        errno: if rng.percent(50) { EIO } else { ENOSPC },
+        drop_data: false,
+    });
+}
