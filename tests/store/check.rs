@@ -56,6 +56,8 @@ impl Promises {
                 "full" => self.full += 1,
                 "opened" => {
                     self.opened += 1;
+                    // Cursors that the run before did not get to disk stand where they stood.
+                    self.settled_now.clear();
                     if !line.ends_with("gaps []") {
                         self.complaints.push(line.to_owned());
                     }

@@ -9,18 +9,36 @@ use super::recorder::{Entry, read_log, record};
 use super::replay::{Disk, Image, Loss, Syncs};
 use super::scratch;
 
+const CUTS_A_RECORDING: usize = 100;
+
+/// What a disk held, and what the store on it had promised.
+#[derive(Default)]
+struct Start {
+    image: Image,
+    promises: Promises,
+}
+
 /// What several runs of the driver did to one store, with crashes of the process between them.
 struct Recording {
+    start: Start,
     entries: Vec<Entry>,
 }
 
+/// The cuts that left a store which breaks a promise.
+#[derive(Debug, Default)]
+struct Failures {
+    count: usize,
+    first: Option<String>,
+}
+
 impl Recording {
-    fn make(rng: &mut Rng, readings: usize) -> Self {
+    fn make(rng: &mut Rng, readings: usize, start: Start) -> Self {
         let home = scratch();
         let path = |name: &str| -> PathBuf { home.path().join(name) };
         let (disk, log, marks) = (path("disk"), path("log"), path("marks"));
         std::fs::create_dir(&disk).unwrap();
-        let mut entries = Vec::new();
+        start.image.write(&disk);
+        let mut recording = Self { start, entries: Vec::new() };
         for (run, end) in [End::Abort, End::Close, End::Abort, End::Close].into_iter().enumerate() {
             let plan = Plan { run: rng.next() >> 44 << 2 | run as u64, readings, end };
             let mut driver = command(&disk, &marks, plan);
@@ -28,18 +46,27 @@ impl Recording {
             let output = driver.output().unwrap();
             let text = String::from_utf8_lossy(&output.stderr);
             assert_eq!(output.status.success(), end == End::Close, "{end:?}: {} {text}", output.status);
-            entries = read_log(&log);
-            assert_complete(&entries, &disk);
+            recording.entries = read_log(&log);
+            recording.assert_complete(&disk);
         }
-        Self { entries }
+        recording
     }
 
-    /// Cuts the power at `cuts` places and tells how many left a store that breaks a promise, and the first of them.
-    fn cut(&self, syncs: Syncs, cuts: usize, rng: &mut Rng) -> (usize, Option<String>) {
+    /// If the log tells everything that happened, what follows from it is what is there.
+    fn assert_complete(&self, disk: &Path) {
+        let mut replayed = Disk::with(&self.start.image, Syncs::All);
+        self.entries.iter().for_each(|entry| replayed.apply(entry));
+        let image = replayed.image(Loss::Nothing, &mut Rng::new(0));
+        let difference = image.difference(&Image::of(disk));
+        assert_eq!(difference, None, "the store changes files by calls that the recorder does not see");
+    }
+
+    /// Cuts the power at `cuts` places. Also returns what one of the cuts left.
+    fn cut(&self, syncs: Syncs, cuts: usize, rng: &mut Rng) -> (Failures, Start) {
         let places = self.places(cuts, rng);
-        let mut disk = Disk::new(syncs);
-        let mut promises = Promises::default();
-        let (mut failures, mut first) = (0, None);
+        let mut disk = Disk::with(&self.start.image, syncs);
+        let mut promises = self.start.promises.clone();
+        let (mut failures, mut left) = (Failures::default(), Start::default());
         for (at, entry) in self.entries.iter().enumerate() {
             disk.apply(entry);
             if let Entry::Mark(marks) = entry {
@@ -47,15 +74,20 @@ impl Recording {
             }
             for _ in 0..places.iter().filter(|place| **place == at).count() {
                 let loss = Loss::random(rng);
+                let image = disk.image(loss, rng);
                 let copy = scratch();
-                disk.image(loss, rng).write(copy.path());
+                image.write(copy.path());
                 if let Err(failure) = check(copy.path(), &promises, false) {
-                    failures += 1;
-                    first.get_or_insert_with(|| format!("cut after entry {at}, lost {loss:?}: {failure}"));
+                    failures.count += 1;
+                    let say = || format!("power cut after entry {at}, lost {loss:?}: {failure}");
+                    failures.first.get_or_insert_with(say);
+                }
+                if rng.in_range(0..cuts) < 3 {
+                    left = Start { image, promises: promises.clone() };
                 }
             }
         }
-        (failures, first)
+        (failures, left)
     }
 
     /// Half of them anywhere, half right before or after a sync.
@@ -70,41 +102,35 @@ impl Recording {
     }
 }
 
-/// If the log tells everything that happened, what follows from it is what is there.
-fn assert_complete(entries: &[Entry], disk: &Path) {
-    let mut replayed = Disk::new(Syncs::All);
-    entries.iter().for_each(|entry| replayed.apply(entry));
-    let image = replayed.image(Loss::Nothing, &mut Rng::new(0));
-    let difference = image.difference(&Image::of(disk));
-    assert_eq!(difference, None, "the store changes files by calls that the recorder does not see");
-}
-
 #[test]
 fn no_power_cut_takes_an_acknowledged_reading_or_keeps_the_store_from_opening() {
     let mut rng = Rng::from_env("power cuts");
     let cuts = number("TAMPU_CUTS").unwrap_or(300) as usize;
-    // A recording serves some hundred cuts, then another one has other luck.
-    for part in (0..cuts).step_by(300) {
-        let recording = Recording::make(&mut rng, number("TAMPU_READINGS").unwrap_or(400) as usize);
+    let readings = number("TAMPU_READINGS").unwrap_or(300) as usize;
+    let mut start = Start::default();
+    for part in (0..cuts).step_by(CUTS_A_RECORDING) {
+        // Two times of three, go on with what a power cut left, so that recovery is cut off too.
+        if (part / CUTS_A_RECORDING).is_multiple_of(3) {
+            start = Start::default();
+        }
+        let recording = Recording::make(&mut rng, readings, start);
         let begin = std::time::Instant::now();
-        let (failures, first) = recording.cut(Syncs::All, 300.min(cuts - part), &mut rng);
-        let entries = recording.entries.len();
-        eprintln!(
-            "{} cuts in {entries} calls: {failures} failures, {:?}",
-            300.min(cuts - part),
-            begin.elapsed()
-        );
-        assert_eq!(failures, 0, "{}", first.unwrap());
+        let cuts = CUTS_A_RECORDING.min(cuts - part);
+        let (failures, left) = recording.cut(Syncs::All, cuts, &mut rng);
+        let calls = recording.entries.len();
+        eprintln!("{cuts} cuts in {calls} calls, {} failures, {:.1?}", failures.count, begin.elapsed());
+        assert_eq!(failures.count, 0, "{failures:?}");
+        start = left;
     }
 }
 
 #[test]
 fn without_any_one_kind_of_sync_the_same_cuts_find_losses() {
     let mut rng = Rng::from_env("ignored syncs");
-    let recording = Recording::make(&mut rng, 100);
+    let recording = Recording::make(&mut rng, 100, Start::default());
     for syncs in [Syncs::None, Syncs::OfFilesOnly, Syncs::OfDirectoriesOnly] {
-        let (failures, first) = recording.cut(syncs, 30, &mut rng);
-        eprintln!("{syncs:?}: {failures} of 30 cuts fail: {first:?}");
-        assert!(failures > 0, "the cuts would not see it if the store left out syncs: {syncs:?}");
+        let (failures, _) = recording.cut(syncs, 30, &mut rng);
+        eprintln!("{syncs:?}: {failures:?}");
+        assert!(failures.count > 0, "the cuts would not see it if the store left out syncs: {syncs:?}");
     }
 }

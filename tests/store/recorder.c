@@ -29,7 +29,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum op { CREATE = 1, WRITE, TRUNCATE, RENAME, UNLINK, MKDIR, SYNC_BEGIN, SYNC_END, MARK, FAULT, UNSUPPORTED };
+enum op { CREATE = 1, WRITE, TRUNCATE, RENAME, UNLINK, MKDIR, SYNC_BEGIN, SYNC_END, MARK, FAULT, UNSUPPORTED, OPEN };
 
 struct entry {
     uint32_t op;
@@ -107,10 +107,12 @@ static const char *below(int dirfd, const char *path, char *room) {
     return path;
 }
 
-static void know(ino_t ino) {
-    for (int i = 0; i < file_count; i++) if (files[i] == ino) return;
+/* Whether it is new. */
+static int know(ino_t ino) {
+    for (int i = 0; i < file_count; i++) if (files[i] == ino) return 0;
     if (file_count == MAX_FILES) die("too many files");
     files[file_count++] = ino;
+    return 1;
 }
 
 static void forget(ino_t ino) {
@@ -147,9 +149,10 @@ static int any_open(int at, const char *path, int flags, mode_t mode) {
         if (is_mark) marks_ino = st.st_ino;
         else {
             if ((flags & O_TMPFILE) == O_TMPFILE) enter(UNSUPPORTED, 0, "O_TMPFILE", 0, NULL, 0);
-            know(st.st_ino);
+            int is_new = know(st.st_ino);
             if (!was) enter(CREATE, st.st_ino, rel, 0, NULL, 0);
-            else if ((flags & O_TRUNC) && before.st_size) enter(TRUNCATE, st.st_ino, NULL, 0, NULL, 0);
+            else if (is_new) enter(OPEN, st.st_ino, rel, 0, NULL, 0);
+            if (was && (flags & O_TRUNC) && before.st_size) enter(TRUNCATE, st.st_ino, NULL, 0, NULL, 0);
         }
     }
     pthread_mutex_unlock(&lock);

@@ -48,6 +48,11 @@ pub(super) enum Entry {
     Mark(String),
     /// A call was made to fail.
     Fault,
+    /// A file or directory that was there is seen for the first time by this process.
+    Open {
+        ino: u64,
+        path: String,
+    },
     /// A change that this model does not know.
     Unsupported(String),
 }
@@ -137,6 +142,7 @@ fn take_entry(rest: &mut &[u8]) -> Entry {
         9 => Entry::Mark(text(data)),
         10 => Entry::Fault,
         11 => Entry::Unsupported(path),
+        12 => Entry::Open { ino, path },
         other => panic!("unknown entry {other} in the log"),
     }
 }

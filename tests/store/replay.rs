@@ -123,6 +123,22 @@ pub(super) struct Image {
 }
 
 impl Disk {
+    /// A disk that holds this tree.
+    pub(super) fn with(image: &Image, syncs: Syncs) -> Self {
+        let mut disk = Self::new(syncs);
+        for path in &image.directories {
+            disk.directories.insert(disk.files.len());
+            disk.names_synced.insert(path.clone(), disk.files.len());
+            disk.files.push(File::default());
+        }
+        for (path, content) in &image.files {
+            disk.names_synced.insert(path.clone(), disk.files.len());
+            disk.files.push(File { synced: content.clone(), ..File::default() });
+        }
+        disk.names_now = disk.names_synced.clone();
+        disk
+    }
+
     /// An empty directory.
     pub(super) fn new(syncs: Syncs) -> Self {
         Self {
@@ -144,6 +160,12 @@ impl Disk {
         let number = self.changes;
         match entry {
             Entry::Create { ino, path } => self.add(*ino, path, false),
+            Entry::Open { ino, path } => {
+                // Not the root, which has no name.
+                if let Some(file) = self.names_now.get(path) {
+                    self.by_ino.insert(*ino, *file);
+                }
+            }
             Entry::Mkdir { ino, path } => self.add(*ino, path, true),
             Entry::Write { ino, at, data } => {
                 let file = self.file(*ino);
@@ -222,7 +244,7 @@ impl Disk {
         let begun = self.syncing.remove(&id).expect("a sync that ends was begun");
         let files = matches!(self.syncs, Syncs::All | Syncs::OfFilesOnly);
         let directories = matches!(self.syncs, Syncs::All | Syncs::OfDirectoriesOnly);
-        // The root itself is not in the log as a creation: it was there before.
+        // The root has no name, and so no file here.
         let file = self.by_ino.get(&ino).copied();
         match file {
             Some(file) if !self.directories.contains(&file) => match outcome {
