@@ -90,15 +90,22 @@ impl Recording {
         (failures, left)
     }
 
-    /// Half of them anywhere, half right before or after a sync.
+    /// A third of them anywhere, a third right before or after a sync, a third where names and lengths change.
     fn places(&self, cuts: usize, rng: &mut Rng) -> Vec<usize> {
-        let is_sync = |entry: &Entry| matches!(entry, Entry::SyncBegin { .. } | Entry::SyncEnd { .. });
-        let syncs: Vec<usize> = (0..self.entries.len()).filter(|at| is_sync(&self.entries[*at])).collect();
-        let place = |at: usize, rng: &mut Rng| match at % 2 {
-            0 => rng.in_range(0..self.entries.len()),
-            _ => (syncs[rng.in_range(0..syncs.len())] + rng.in_range(0..3)).saturating_sub(1),
+        let where_is = |wanted: fn(&Entry) -> bool| -> Vec<usize> {
+            (0..self.entries.len()).filter(|at| wanted(&self.entries[*at])).collect()
         };
-        (0..cuts).map(|at| place(at, rng)).collect()
+        let syncs = where_is(|entry| matches!(entry, Entry::SyncBegin { .. } | Entry::SyncEnd { .. }));
+        let names = where_is(|entry| {
+            use Entry::{Create, Mkdir, Rename, Truncate, Unlink};
+            matches!(entry, Create { .. } | Mkdir { .. } | Rename { .. } | Truncate { .. } | Unlink { .. })
+        });
+        let mut near = |some: &[usize]| match some.len() {
+            0 => rng.in_range(0..self.entries.len()),
+            len => (some[rng.in_range(0..len)] + rng.in_range(0..5)).saturating_sub(2),
+        };
+        let kinds = [&[], syncs.as_slice(), names.as_slice()];
+        (0..cuts).map(|cut| near(kinds[cut % 3]).min(self.entries.len() - 1)).collect()
     }
 }
 
