@@ -164,3 +164,6 @@ impl Shared {
         format!("unnamed-{}", self.unnamed.fetch_add(1, Ordering::Relaxed))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,210 @@
+//! Sessions as clients see them: raw packets over a pipe, with a real buffer behind.
+
+mod conformance;
+mod delivery;
+mod hostile;
+mod rules;
+mod storage;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+use super::*;
+use crate::authorize::IdentityKind;
+use crate::config::{Access, AclRule, DeviceMatch, DeviceSource, PayloadFormat, TopicTemplate};
+use crate::message::{DeviceId, TopicFilter};
+use crate::tasks::{Stage, Tasks};
+
+/// Far beyond what a slow machine needs: a test that runs into it has failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const CONNACK: &[u8] = &[0x20, 2, 0, 0];
+
+fn device(name: &str) -> DeviceId {
+    DeviceId::parse(name).unwrap()
+}
+
+fn certified(name: &str) -> Identity {
+    Identity { device: device(name), kind: IdentityKind::Certificate }
+}
+
+fn stream(name: &str, filter: &str, format: PayloadFormat) -> config::Stream {
+    config::Stream {
+        name: name.to_owned(),
+        filter: TopicFilter::parse(filter).unwrap(),
+        device: DeviceSource::Certificate,
+        format,
+        fields: Vec::new(),
+        integrity: None,
+        open_to: Vec::new(),
+    }
+}
+
+/// The panel, an identity that may do everything but `$…`; others have the defaults.
+fn authorizer(streams: &[config::Stream]) -> Authorizer {
+    let all = vec![TopicTemplate::parse("#").unwrap()];
+    let panel = AclRule { device: DeviceMatch::Named(device("panel")), publish: all.clone(), subscribe: all };
+    Authorizer::new(&Access { rules: vec![panel], anonymous: Some(device("anonymous")) }, streams)
+}
+
+/// A broker with a buffer. Readings are what is published to `+/reading` (JSON).
+struct Gateway {
+    broker: Broker,
+    buffer: Buffer,
+    streams: Vec<config::Stream>,
+    tasks: Tasks,
+    _dir: TempDir,
+}
+
+impl Gateway {
+    fn start() -> Self {
+        Self::start_with(&config::Listener::default(), |_| {})
+    }
+
+    fn start_with(limits: &config::Listener, change: impl FnOnce(&mut config::Buffer)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut settings = config::Buffer {
+            ack_delay: Duration::from_millis(2),
+            qos0_window: Duration::from_millis(5),
+            min_free_bytes: 0,
+            ..config::Buffer::default()
+        };
+        change(&mut settings);
+        let (buffer, _) = Buffer::open(&dir.path().join("buffer"), &settings, &[device("cloud")]).unwrap();
+        let clock_settings =
+            config::Clock { source: config::ClockSource::Trusted, ..config::Clock::default() };
+        let clock = Clock::start(&clock_settings, &dir.path().join("floor"), BTreeMap::new()).unwrap();
+        let streams = vec![stream("readings", "+/reading", PayloadFormat::Json)];
+        let broker =
+            Broker::new(limits, &streams, authorizer(&streams), buffer.clone(), clock, Refusals::default());
+        Self { broker, buffer, streams, tasks: Tasks::default(), _dir: dir }
+    }
+
+    /// A connection over which nothing was said yet.
+    fn open(&self, identity: Identity) -> Client {
+        self.open_with(identity, 1024 * 1024)
+    }
+
+    /// A connection that holds so many bytes in either direction.
+    fn open_with(&self, identity: Identity, bytes: usize) -> Client {
+        let (near, far) = tokio::io::duplex(bytes);
+        let peer = Peer { identity, address: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)) };
+        let sessions = self.tasks.spawner(Stage::Sessions);
+        sessions.passing(self.broker.serve(far, peer, sessions.cancelled().clone()));
+        Client { stream: near }
+    }
+
+    /// A client with a clean session, a keep alive of 60 s and a client id, which is connected.
+    async fn connect(&self, device: &str, client_id: &str) -> Client {
+        let mut client = self.open(certified(device));
+        client.send(&connect(client_id, 0x02, 60)).await;
+        client.expect(CONNACK).await;
+        client
+    }
+
+    fn refused(&self, reason: &str) -> u64 {
+        self.broker.figures().refusals[reason]
+    }
+}
+
+struct Client {
+    stream: DuplexStream,
+}
+
+impl Client {
+    async fn send(&mut self, bytes: &[u8]) {
+        patiently("to send", self.stream.write_all(bytes)).await.unwrap();
+    }
+
+    /// The next bytes are these.
+    async fn expect(&mut self, bytes: &[u8]) {
+        let mut came = vec![0; bytes.len()];
+        let read = patiently("to hear from the gateway", self.stream.read_exact(&mut came)).await;
+        read.unwrap_or_else(|error| panic!("{error} instead of {bytes:02x?}, after {came:02x?}"));
+        assert_eq!(came, bytes, "{:?}", String::from_utf8_lossy(&came));
+    }
+
+    /// The gateway ends the connection, and says nothing before.
+    async fn expect_close(&mut self) {
+        let mut rest = Vec::new();
+        patiently("for the end", self.stream.read_to_end(&mut rest)).await.unwrap();
+        assert!(rest.is_empty(), "{:?}", String::from_utf8_lossy(&rest));
+    }
+
+    /// The gateway is at its ease: it has answered everything before this, and says nothing else.
+    async fn ping(&mut self) {
+        self.send(b"\xc0\0").await;
+        self.expect(b"\xd0\0").await;
+    }
+
+    async fn subscribe(&mut self, filter: &str, qos: u8) {
+        self.send(&subscribe(1, &[(filter, qos)])).await;
+        self.expect(&[0x90, 3, 0, 1, qos]).await;
+    }
+}
+
+async fn patiently<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("waited too long {what}"),
+    }
+}
+
+/// Waits until a condition holds.
+async fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let wait = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    patiently(what, wait).await;
+}
+
+/// A packet: its first byte and its body.
+fn packet(first: u8, body: &[u8]) -> Vec<u8> {
+    let mut packet = vec![first];
+    let mut length = body.len();
+    while length >= 0x80 {
+        packet.push(u8::try_from(length & 0x7f).unwrap() | 0x80);
+        length >>= 7;
+    }
+    packet.push(u8::try_from(length).unwrap());
+    packet.extend_from_slice(body);
+    packet
+}
+
+fn text(text: &str) -> Vec<u8> {
+    [&u16::try_from(text.len()).unwrap().to_be_bytes(), text.as_bytes()].concat()
+}
+
+fn connect(client_id: &str, flags: u8, keep_alive: u16) -> Vec<u8> {
+    let head = [b"\0\x04MQTT\x04", &[flags][..], &keep_alive.to_be_bytes()].concat();
+    packet(0x10, &[head, text(client_id)].concat())
+}
+
+fn publish0(topic: &str, payload: &str) -> Vec<u8> {
+    packet(0x30, &[text(topic), payload.into()].concat())
+}
+
+fn publish1(topic: &str, packet_id: u16, payload: &str) -> Vec<u8> {
+    packet(0x32, &[text(topic), packet_id.to_be_bytes().into(), payload.into()].concat())
+}
+
+fn puback(packet_id: u16) -> Vec<u8> {
+    packet(0x40, &packet_id.to_be_bytes())
+}
+
+fn subscribe(packet_id: u16, filters: &[(&str, u8)]) -> Vec<u8> {
+    let filters = filters.iter().flat_map(|(filter, qos)| [text(filter), vec![*qos]].concat());
+    packet(0x82, &packet_id.to_be_bytes().into_iter().chain(filters).collect::<Vec<_>>())
+}
+
+fn unsubscribe(packet_id: u16, filters: &[&str]) -> Vec<u8> {
+    let filters = filters.iter().flat_map(|filter| text(filter));
+    packet(0xa2, &packet_id.to_be_bytes().into_iter().chain(filters).collect::<Vec<_>>())
+}

@@ -1,0 +1,169 @@
+//! P1: what is acknowledged is on disk.
+
+use crate::buffer::{Limits, Reader};
+use crate::message::{Qos, Reading};
+
+use super::*;
+
+const ALL: Limits = Limits { max_readings: 10_000, max_bytes: 100_000_000 };
+
+async fn readings(gateway: &Gateway, count: usize) -> Vec<Reading> {
+    let mut reader: Reader = gateway.buffer.reader(&device("cloud")).unwrap();
+    eventually("for the readings", || gateway.buffer.status().accepted >= count as u64).await;
+    let readings = patiently("for the readings", reader.next(ALL)).await.unwrap();
+    assert_eq!(readings.len(), count);
+    readings
+}
+
+#[tokio::test]
+async fn an_acknowledged_reading_is_on_disk() {
+    let gateway = Gateway::start();
+    let mut plug = gateway.connect("plug", "c").await;
+    for n in 1..=20 {
+        plug.send(&publish1("plug/reading", n, "{\"t\":21.5}")).await;
+        plug.expect(&puback(n)).await;
+        assert_eq!(gateway.buffer.status().accepted, u64::from(n));
+    }
+    let readings = readings(&gateway, 20).await;
+    let Reading { device, stream, topic, payload, qos, .. } = &readings[19];
+    assert_eq!((device.as_str(), &**stream, &**topic), ("plug", "readings", "plug/reading"));
+    assert_eq!((&payload[..], *qos), (&b"{\"t\":21.5}"[..], Qos::AtLeastOnce));
+    assert_eq!(gateway.broker.figures().readings, 20);
+}
+
+#[tokio::test]
+async fn acks_leave_in_the_order_of_the_publishes_readings_or_not() {
+    let gateway = Gateway::start();
+    let mut plug = gateway.connect("plug", "c").await;
+    let topics = ["plug/reading", "plug/other", "plug/other", "plug/reading"];
+    let ids: Vec<u16> = (1..=400).rev().collect();
+    let publishes = ids.iter().zip(topics.iter().cycle()).map(|(id, topic)| publish1(topic, *id, "{}"));
+    plug.send(&publishes.collect::<Vec<_>>().concat()).await;
+    for id in ids {
+        plug.expect(&puback(id)).await;
+    }
+    assert_eq!(gateway.buffer.status().accepted, 200);
+}
+
+#[tokio::test]
+async fn a_publish_that_is_no_reading_is_acknowledged_and_not_stored() {
+    let gateway = Gateway::start();
+    let mut plug = gateway.connect("plug", "c").await;
+    plug.send(&publish1("plug/other", 1, "!")).await;
+    plug.expect(&puback(1)).await;
+    let figures = gateway.broker.figures();
+    assert_eq!((figures.readings, figures.publishes_qos1), (0, 1));
+}
+
+#[tokio::test]
+async fn a_qos_0_reading_is_stored_too() {
+    let gateway = Gateway::start();
+    let mut plug = gateway.connect("plug", "c").await;
+    plug.send(&publish0("plug/reading", "{}")).await;
+    plug.ping().await;
+    assert_eq!(readings(&gateway, 1).await[0].qos, Qos::AtMostOnce);
+}
+
+#[tokio::test]
+async fn an_unfit_payload_is_acknowledged_and_kept_with_the_reason() {
+    let gateway = Gateway::start();
+    let mut plug = gateway.connect("plug", "c").await;
+    plug.send(&publish1("plug/reading", 1, "{\"t\":nan}")).await;
+    plug.expect(&puback(1)).await;
+    plug.send(&publish1("plug/reading", 2, "{\"t\":21.5}")).await;
+    plug.expect(&puback(2)).await;
+    assert_eq!(gateway.broker.figures().readings_unfit, 1);
+    let mut reader = gateway.buffer.reader(&device("cloud")).unwrap();
+    let readings = patiently("for the fit one", reader.next(ALL)).await.unwrap();
+    assert_eq!(readings.iter().map(|reading| reading.seq).collect::<Vec<_>>(), [2]);
+    let letters = gateway.buffer.dead_letters(10).await.unwrap();
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].reason, "not JSON: `nan` at byte 6: JSON has no such number");
+    assert_eq!(letters[0].reading.payload, "{\"t\":nan}");
+}
+
+#[tokio::test]
+async fn the_payloads_of_the_field_are_all_stored_as_they_came() {
+    let gateway = Gateway::start();
+    let mut plug = gateway.connect("plug", "c").await;
+    let payloads: Vec<String> = include_str!("../../../tests/payloads.jsonl")
+        .lines()
+        .map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["payload"].as_str().unwrap().into()
+        })
+        .collect();
+    for (id, payload) in (1..).zip(&payloads) {
+        plug.send(&publish1("plug/reading", id, payload)).await;
+        plug.expect(&puback(id)).await;
+    }
+    let figures = gateway.broker.figures();
+    assert_eq!((figures.readings, figures.readings_unfit), (24, 11));
+    let letters = gateway.buffer.dead_letters(100).await.unwrap();
+    let mut stored: Vec<_> = letters.into_iter().map(|letter| letter.reading).collect();
+    let mut reader = gateway.buffer.reader(&device("cloud")).unwrap();
+    stored.extend(patiently("for the fit ones", reader.next(ALL)).await.unwrap());
+    stored.sort_by_key(|reading| reading.seq);
+    assert_eq!(stored.len(), payloads.len());
+    for (reading, payload) in stored.iter().zip(&payloads) {
+        assert_eq!(reading.payload, payload);
+    }
+}
+
+#[tokio::test]
+async fn a_device_name_that_cannot_be_used_makes_a_dead_letter_of_the_reading() {
+    let gateway = Gateway::start();
+    let mut streams = gateway.streams.clone();
+    streams[0].device = DeviceSource::ClientId;
+    gateway.broker.reload(authorizer(&streams), &streams);
+    let mut plug = gateway.connect("plug", "my plug").await;
+    plug.send(&publish1("plug/reading", 1, "{}")).await;
+    plug.expect(&puback(1)).await;
+    let letters = gateway.buffer.dead_letters(10).await.unwrap();
+    assert_eq!(letters[0].reading.device.as_str(), "plug");
+    assert!(letters[0].reason.starts_with("the client id should name the device"), "{}", letters[0].reason);
+}
+
+#[tokio::test]
+async fn a_connection_takes_no_further_publish_while_too_many_wait_for_their_ack() {
+    let limits = config::Listener { max_inflight: 10, ..config::Listener::default() };
+    let gateway = Gateway::start_with(&limits, |settings| settings.ack_delay = Duration::from_millis(200));
+    let mut plug = gateway.connect("plug", "c").await;
+    let publishes = (1..=10).map(|id| publish1("plug/reading", id, "{}"));
+    plug.send(&publishes.collect::<Vec<_>>().concat()).await;
+    // Behind ten that wait, other packets are served, and the eleventh publish stays where it is.
+    plug.send(&[b"\xc0\0".into(), publish1("plug/reading", 11, "{}"), b"\xc0\0".into()].concat()).await;
+    plug.expect(b"\xd0\0").await;
+    assert_eq!(gateway.broker.figures().publishes_qos1, 10);
+    for id in 1..=10 {
+        plug.expect(&puback(id)).await;
+    }
+    plug.expect(b"\xd0\0").await;
+    plug.expect(&puback(11)).await;
+}
+
+#[tokio::test]
+async fn at_the_end_what_was_taken_is_acknowledged_before_the_connection_closes() {
+    let mut gateway = Gateway::start_with(&config::Listener::default(), |settings| {
+        settings.ack_delay = Duration::from_millis(200);
+    });
+    let mut plug = gateway.connect("plug", "c").await;
+    let mut idle = gateway.connect("plug", "idle").await;
+    let mut silent = gateway.open(certified("plug"));
+    plug.send(&publish1("plug/reading", 1, "{}")).await;
+    eventually("for the publish", || gateway.broker.figures().publishes_qos1 == 1).await;
+    assert_eq!(gateway.tasks.drain(PATIENCE).await, []);
+    plug.expect(&puback(1)).await;
+    for client in [&mut plug, &mut idle, &mut silent] {
+        client.expect_close().await;
+    }
+    assert_eq!(gateway.broker.figures().connections, 0);
+}
+
+#[tokio::test]
+async fn when_the_buffer_has_ended_nothing_is_acknowledged() {
+    let gateway = Gateway::start();
+    let mut plug = gateway.connect("plug", "c").await;
+    gateway.buffer.close().await;
+    plug.send(&publish1("plug/reading", 1, "{}")).await;
+    plug.expect_close().await;
+}
