@@ -1,6 +1,6 @@
 //! MQTT 3.1.1 for devices: sessions, subscriptions, and which publishes are readings.
 //!
-//! [`session`] is where promise P1 can be read: a PUBLISH is authorized, submitted to the buffer and
+//! `session` is where promise P1 can be read: a PUBLISH is authorized, submitted to the buffer and
 //! acknowledged when it is on disk. Acks leave in the order in which the publishes came (MQTT-4.6.0-2).
 //!
 //! What is refused, and how a client learns of it, as 3.1.1 has no negative acknowledgement for a PUBLISH:
@@ -26,11 +26,14 @@
 //! | PUBLISH with QoS 2 | the connection is closed |
 //! | SUBSCRIBE with QoS 2 | QoS 1 is granted |
 //!
+//! A publish that a device repeats though it was taken is acknowledged and not stored twice; see `history`.
+//!
 //! A client id belongs to the identity that uses it: a device cannot throw another out by taking its id.
 
 mod connect;
 mod connection;
 mod figures;
+mod history;
 mod integrity;
 mod outbox;
 mod packet;
@@ -50,6 +53,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::connection::Connection;
 use self::figures::Counters;
+use self::history::Histories;
 use self::registry::Registry;
 use self::stream::Streams;
 use self::subscriptions::Subscriptions;
@@ -83,6 +87,7 @@ struct Shared {
     unnamed: AtomicU64,
     subscriptions: Subscriptions,
     registry: Registry,
+    histories: Histories,
     buffer: Buffer,
     clock: Clock,
     refusals: Refusals,
@@ -119,6 +124,7 @@ impl Broker {
             unnamed: AtomicU64::new(0),
             subscriptions: Subscriptions::default(),
             registry: Registry::default(),
+            histories: Histories::default(),
             buffer,
             clock,
             refusals,

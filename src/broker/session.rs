@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connect::{self, Connect, ConnectError};
 use super::connection::{Connection, Progress};
+use super::history::History;
 use super::outbox::{Calls, Frame, Mailbox, Put, Wakes, Window};
 use super::packet::{self, BadPacket, Next};
 use super::registry::SessionKey;
@@ -179,6 +180,7 @@ struct Session {
     routes: Routes,
     writer: Writer,
     unacked: VecDeque<Unacked>,
+    history: History,
     parked: Option<Box<Parked>>,
     /// A PUBLISH stands at the head of the input and cannot be taken now.
     held: bool,
@@ -230,6 +232,7 @@ impl Session {
             routes: Routes::default(),
             writer: broker.buffer.writer(),
             unacked: VecDeque::new(),
+            history: History::default(),
             parked: None,
             held: false,
             mailbox,
@@ -379,6 +382,10 @@ impl Session {
     /// P1: authorize, submit, ack. The ack leaves when the reading is on disk.
     fn publish(&mut self, publish: Publish, received: Stamp) -> Result<(), End> {
         let Some(route) = self.authorize(&publish)? else { return Ok(()) };
+        if let Some(seq) = self.stored_before(&publish, received) {
+            self.owe_ack(&publish, seq);
+            return Ok(());
+        }
         match self.submit(&route, &publish, received) {
             Ok(seq) => self.owe_ack(&publish, seq),
             Err(SubmitError::Closed) => return Err(End::Stopping),
@@ -431,9 +438,23 @@ impl Session {
             fault: unfit.as_deref(),
         };
         let seq = self.writer.submit(&reading, wait)?;
+        if wait == Wait::ForAck {
+            self.history.remember(publish, seq, received, self.unacked.len());
+        }
         self.broker.counters.readings.add(1);
         self.broker.counters.readings_unfit.add(unfit.is_some().into());
         Ok(seq)
+    }
+
+    /// Under which number a publish is stored that the device has sent before.
+    fn stored_before(&mut self, publish: &Publish, received: Stamp) -> Option<Seq> {
+        if !publish.dup {
+            return None;
+        }
+        self.broker.histories.recall(&self.key, &mut self.history);
+        let seq = self.history.find(publish, received, self.writer.durable())?;
+        self.broker.counters.retransmissions.add(1);
+        Some(seq)
     }
 
     fn owe_ack(&mut self, publish: &Publish, seq: Seq) {
@@ -610,6 +631,7 @@ impl Drop for Session {
             self.broker.subscriptions.remove(&self.filters, &self.mailbox);
         }
         self.broker.registry.leave(&self.key, &self.mailbox);
+        self.broker.histories.leave(&self.key, std::mem::take(&mut self.history));
     }
 }
 

@@ -167,3 +167,33 @@ async fn when_the_buffer_has_ended_nothing_is_acknowledged() {
     plug.send(&publish1("plug/reading", 1, "{}")).await;
     plug.expect_close().await;
 }
+
+#[tokio::test]
+async fn a_retransmission_is_acknowledged_again_and_not_stored_again() {
+    let gateway = Gateway::start();
+    let again = |id, payload: &str| {
+        let mut packet = publish1("plug/reading", id, payload);
+        packet[0] |= 0x08;
+        packet
+    };
+    let mut plug = gateway.connect("plug", "c").await;
+    plug.send(&[publish1("plug/reading", 1, "1"), again(1, "1"), publish1("plug/reading", 2, "2")].concat())
+        .await;
+    for id in [1, 1, 2] {
+        plug.expect(&puback(id)).await;
+    }
+    // esp-mqtt, after a reconnect: what it has not seen an ack for, in order.
+    let mut plug = gateway.connect("plug", "c").await;
+    eventually("for the older one to go", || gateway.broker.figures().connections == 1).await;
+    plug.send(&[again(1, "1"), again(2, "2"), again(3, "3"), publish1("plug/reading", 2, "2")].concat())
+        .await;
+    for id in [1, 2, 3, 2] {
+        plug.expect(&puback(id)).await;
+    }
+    // Another client's, and one whose first transmission was never taken, are new.
+    let mut other = gateway.connect("plug", "other").await;
+    other.send(&again(1, "1")).await;
+    other.expect(&puback(1)).await;
+    assert_eq!(gateway.broker.figures().retransmissions, 3);
+    assert_eq!(gateway.buffer.status().accepted, 5);
+}
