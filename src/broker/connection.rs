@@ -14,7 +14,8 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 /// Bytes that are read at once; a connection whose publishes are held back is read so far ahead.
 const READ_BYTES: usize = 16 * 1024;
 
-/// Output that a client does not take. While there is more, nothing of it is read.
+/// Answers that a client does not take, besides one packet of the largest size. While there are more,
+/// nothing of it is read.
 const MAX_OUT_BYTES: usize = 64 * 1024;
 
 /// How long a client that is being told something last may take to hear it.
@@ -35,6 +36,7 @@ pub(super) struct Connection<S> {
     stream: S,
     /// Read and not yet taken.
     pub(super) input: BytesMut,
+    max_out_bytes: usize,
     /// To be written.
     pub(super) out: BytesMut,
     /// The stream may hold back what was written to it.
@@ -44,8 +46,15 @@ pub(super) struct Connection<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    pub(super) fn new(stream: S) -> Self {
-        Self { stream, input: BytesMut::new(), out: BytesMut::new(), unflushed: false, ended: None }
+    pub(super) fn new(stream: S, max_packet_bytes: usize) -> Self {
+        Self {
+            stream,
+            input: BytesMut::new(),
+            max_out_bytes: MAX_OUT_BYTES + max_packet_bytes,
+            out: BytesMut::new(),
+            unflushed: false,
+            ended: None,
+        }
     }
 
     /// Writes what there is to write, and reads. `read_ahead_only`: the input is not taken at present,
@@ -56,7 +65,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             return Poll::Ready(Ok(Progress::Written));
         }
         let may_read =
-            self.out.len() <= MAX_OUT_BYTES && !(read_ahead_only && self.input.len() >= READ_BYTES);
+            self.out.len() <= self.max_out_bytes && !(read_ahead_only && self.input.len() >= READ_BYTES);
         if may_read {
             return self.poll_read(cx).map_ok(|()| Progress::Read);
         }

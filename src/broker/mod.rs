@@ -33,6 +33,7 @@
 mod connect;
 mod connection;
 mod figures;
+mod greeting;
 mod history;
 mod integrity;
 mod outbox;
@@ -143,7 +144,12 @@ impl Broker {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        session::serve(Arc::clone(&self.0), Connection::new(stream), peer, cancel)
+        greeting::serve(
+            Arc::clone(&self.0),
+            Connection::new(stream, self.0.limits.max_packet_bytes),
+            peer,
+            cancel,
+        )
     }
 
     /// Takes new rules. Sessions that hold a subscription which they may no longer have, or whose

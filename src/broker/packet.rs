@@ -56,6 +56,11 @@ pub(super) fn next(input: &mut BytesMut, max_bytes: usize, takes_publishes: bool
     }
 }
 
+/// Encodes an answer.
+pub(super) fn write(answer: &Packet, out: &mut BytesMut) {
+    answer.write(out, usize::MAX).expect("an answer is short and has a packet identifier");
+}
+
 /// A fixed header (section 2.2) that keeps the rules.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Header {

@@ -256,3 +256,14 @@ async fn a_packet_beyond_the_bound_ends_the_connection_before_it_has_come() {
     client.expect_close().await;
     assert_eq!(gateway.refused("packet_too_large"), 1);
 }
+
+/// Besides the stream itself. 5,000 idle connections may cost 10 KB each, most of which is TLS.
+#[tokio::test]
+async fn an_idle_session_is_small() {
+    let gateway = Gateway::start();
+    let (_near, far) = tokio::io::duplex(1);
+    let peer = Peer { identity: certified("plug"), address: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)) };
+    let served = gateway.broker.serve(far, peer, tokio_util::sync::CancellationToken::new());
+    let bytes = size_of_val(&served);
+    assert!(bytes <= 1_536, "{bytes} bytes");
+}

@@ -1,0 +1,196 @@
+//! What a session does with a PUBLISH. Promise P1 stands in [`Session::publish`].
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::{BufMut, BytesMut};
+use rumqttc::mqttbytes::QoS;
+use rumqttc::mqttbytes::v4::Publish;
+
+use super::{End, Session};
+use crate::authorize::refusals::Refusal;
+use crate::broker::outbox::{Frame, Put};
+use crate::broker::routes::Route;
+use crate::buffer::{SubmitError, Wait};
+use crate::message::{Incoming, Qos, Seq, Stamp};
+
+/// Messages are moved from the outbox so many bytes at a time.
+const OUT_BYTES: usize = 32 * 1024;
+
+/// A QoS 1 publish that waits for its PUBACK.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Unacked {
+    /// What must be on disk before it.
+    pub(super) seq: Seq,
+    packet_id: u16,
+}
+
+/// A publish for which the buffer had no room.
+#[derive(Debug)]
+pub(super) struct Parked {
+    publish: Publish,
+    received: Stamp,
+}
+
+impl Session {
+    /// Counts what this version does not keep as the client wishes, and refuses what it cannot take at all.
+    pub(super) fn count(&mut self, publish: &Publish) -> Result<(), End> {
+        let counters = &self.broker.counters;
+        match publish.qos {
+            QoS::AtMostOnce => counters.publishes_qos0.add(1),
+            QoS::AtLeastOnce => counters.publishes_qos1.add(1),
+            QoS::ExactlyOnce => {
+                let what = format!("a publish with QoS 2 to {}; use QoS 1", publish.topic);
+                return Err(End::Refused(Refusal::QosUnsupported, what));
+            }
+        }
+        if publish.retain {
+            counters.retained_not_kept.add(1);
+            if !std::mem::replace(&mut self.told_of_retain, true) {
+                tracing::info!(
+                    device = %self.key.identity.device, topic = ?publish.topic,
+                    "RETAIN is set: the message is delivered and not kept"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// P1: authorize, submit, ack. The ack leaves when the reading is on disk.
+    pub(super) fn publish(&mut self, publish: Publish, received: Stamp) -> Result<(), End> {
+        let Some(route) = self.authorize(&publish)? else { return Ok(()) };
+        if let Some(seq) = self.stored_before(&publish, received) {
+            self.owe_ack(&publish, seq);
+            return Ok(());
+        }
+        match self.submit(&route, &publish, received) {
+            Ok(seq) => self.owe_ack(&publish, seq),
+            Err(SubmitError::Closed) => return Err(End::Stopping),
+            Err(SubmitError::Full) if publish.qos == QoS::AtMostOnce => self.writer.count_refused(),
+            Err(SubmitError::Full) => {
+                self.parked = Some(Box::new(Parked { publish, received }));
+                return Ok(());
+            }
+        }
+        self.fan_out(&route, publish);
+        Ok(())
+    }
+
+    /// Where a publish goes; `None` when it goes nowhere.
+    fn authorize(&mut self, publish: &Publish) -> Result<Option<Arc<Route>>, End> {
+        let route = self.routes.find(&publish.topic, &self.key, &self.rules, &self.broker.subscriptions)?;
+        if route.allowed {
+            return Ok(Some(route));
+        }
+        if publish.qos != QoS::AtMostOnce {
+            // A PUBACK would make it look stored.
+            return Err(End::Refused(Refusal::PublishNotAllowed, publish.topic.clone()));
+        }
+        self.refuse(Refusal::PublishNotAllowed, &publish.topic);
+        Ok(None)
+    }
+
+    /// Hands a reading to the buffer. Returns what must be on disk before the ack; that of
+    /// a publish which is no reading leaves behind those before it.
+    fn submit(&mut self, route: &Route, publish: &Publish, received: Stamp) -> Result<Seq, SubmitError> {
+        let Some(source) = &route.reading else {
+            return Ok(self.unacked.back().map_or(0, |before| before.seq));
+        };
+        let stream = self.rules.streams.get(source.stream);
+        let unfit = match &source.fault {
+            None => stream.fault(&source.device, &publish.payload),
+            fault => fault.clone(),
+        };
+        let (qos, wait) = match publish.qos {
+            QoS::AtMostOnce => (Qos::AtMostOnce, Wait::Nobody),
+            QoS::AtLeastOnce | QoS::ExactlyOnce => (Qos::AtLeastOnce, Wait::ForAck),
+        };
+        let reading = Incoming {
+            device: &source.device,
+            stream: &stream.name,
+            topic: &publish.topic,
+            payload: &publish.payload,
+            qos,
+            received,
+            fault: unfit.as_deref(),
+        };
+        let seq = self.writer.submit(&reading, wait)?;
+        if wait == Wait::ForAck {
+            self.history.remember(publish, seq, received, self.unacked.len());
+        }
+        self.broker.counters.readings.add(1);
+        self.broker.counters.readings_unfit.add(unfit.is_some().into());
+        Ok(seq)
+    }
+
+    /// Under which number a publish is stored that the device has sent before.
+    fn stored_before(&mut self, publish: &Publish, received: Stamp) -> Option<Seq> {
+        if !publish.dup {
+            return None;
+        }
+        self.broker.histories.recall(&self.key, &mut self.history);
+        let seq = self.history.find(publish, received, self.writer.durable())?;
+        self.broker.counters.retransmissions.add(1);
+        Some(seq)
+    }
+
+    fn owe_ack(&mut self, publish: &Publish, seq: Seq) {
+        if publish.qos != QoS::AtMostOnce {
+            self.unacked.push_back(Unacked { seq, packet_id: publish.pkid });
+        }
+    }
+
+    /// Writes the acks of everything that is on disk.
+    pub(super) fn acknowledge(&mut self, out: &mut BytesMut) {
+        if self.unacked.is_empty() {
+            return;
+        }
+        let durable = self.writer.durable();
+        while let Some(Unacked { seq, packet_id }) = self.unacked.front()
+            && *seq <= durable
+        {
+            out.put_slice(&[0x40, 2]);
+            out.put_u16(*packet_id);
+            self.unacked.pop_front();
+        }
+        if self.unacked.is_empty() {
+            self.unacked = VecDeque::new();
+        }
+    }
+
+    /// Gives a message to its subscribers. It does not wait for the disk, nor for any of them.
+    fn fan_out(&mut self, route: &Route, mut publish: Publish) {
+        let published = match publish.qos {
+            QoS::AtMostOnce => Qos::AtMostOnce,
+            QoS::AtLeastOnce | QoS::ExactlyOnce => Qos::AtLeastOnce,
+        };
+        let broker = &self.broker;
+        let mut frames: [Option<Frame>; 2] = [None, None];
+        for subscriber in &*route.subscribers(&publish.topic, &broker.subscriptions) {
+            let qos = subscriber.qos.min(published);
+            let frame = frames[qos as usize].get_or_insert_with(|| Frame::encode(&mut publish, qos)).clone();
+            match subscriber.mailbox.put(frame, broker.limits.max_queued_bytes) {
+                Put::Queued => {}
+                Put::OwesWake => self.wakes.owe(&subscriber.mailbox),
+                Put::Dropped => broker.counters.dropped_slow_subscriber.add(1),
+            }
+        }
+    }
+
+    /// Moves messages from the outbox to the output.
+    pub(super) fn deliver(&mut self, out: &mut BytesMut) {
+        if self.mail && !self.stopping {
+            let (count, more) = self.mailbox.take(out, OUT_BYTES, &mut self.window);
+            self.broker.counters.delivered.add(count);
+            self.mail = more;
+        }
+    }
+
+    /// Tries the parked publish again.
+    pub(super) fn unpark(&mut self) -> Result<(), End> {
+        match self.parked.take() {
+            Some(parked) => self.publish(parked.publish, parked.received),
+            None => Ok(()),
+        }
+    }
+}
