@@ -461,6 +461,8 @@ pub struct Supabase {
     pub rest_path: String,
     /// The key: `sb_secret_…`, `sb_publishable_…` or a legacy JWT.
     pub key: Secret,
+    /// A JWT of the role to act for, when that is not the key's.
+    pub token: Option<Secret>,
     /// The schema; `None` for the first that is exposed.
     pub schema: Option<String>,
     /// The table.

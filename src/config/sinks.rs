@@ -206,6 +206,7 @@ fn supabase(table: &mut Table) -> Option<Supabase> {
         url: url?,
         rest_path: table.text("rest_path").unwrap_or_else(|| "/rest/v1".to_owned()),
         key: key?,
+        token: table.secret("token"),
         schema,
         table: name,
         rows,

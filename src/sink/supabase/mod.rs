@@ -88,8 +88,8 @@ fn headers(settings: &config::Supabase) -> Option<HeaderMap> {
     let mut headers = HeaderMap::new();
     headers.insert(HeaderName::from_static("prefer"), HeaderValue::from_static(prefer));
     headers.insert(HeaderName::from_static("apikey"), secret_value(settings.key.expose())?);
-    if is_jwt(&settings.key) {
-        headers.insert(AUTHORIZATION, secret_value(&format!("Bearer {}", settings.key.expose()))?);
+    if let Some(token) = settings.token.as_ref().or_else(|| is_jwt(&settings.key).then_some(&settings.key)) {
+        headers.insert(AUTHORIZATION, secret_value(&format!("Bearer {}", token.expose()))?);
     }
     if let Some(schema) = &settings.schema {
         headers.insert(HeaderName::from_static("content-profile"), HeaderValue::from_str(schema).ok()?);
@@ -132,6 +132,7 @@ mod tests {
             url: "https://x.supabase.co/".to_owned(),
             rest_path: "/rest/v1".to_owned(),
             key: Secret::new(key.to_owned()),
+            token: None,
             schema: None,
             table: "readings".to_owned(),
             rows: SupabaseRows::Whole,
@@ -152,6 +153,16 @@ mod tests {
         assert_eq!(legacy[AUTHORIZATION], "Bearer eyJh.eyJy.sig");
         assert!(!format!("{legacy:?}").contains("eyJ"), "a key is never printed");
         assert!(headers(&settings("line\nbreak")).is_none());
+    }
+
+    #[test]
+    fn a_token_is_the_bearer_whatever_the_key_is() {
+        for key in ["sb_publishable_abc", "eyJh.eyJy.sig"] {
+            let token = Some(Secret::new("eyJh.role.sig".to_owned()));
+            let headers = headers(&config::Supabase { token, ..settings(key) }).unwrap();
+            assert_eq!(headers["apikey"], key);
+            assert_eq!(headers[AUTHORIZATION], "Bearer eyJh.role.sig");
+        }
     }
 
     #[test]
