@@ -33,10 +33,11 @@ create index if not exists readings_device_received_at on public.readings (devic
 create index if not exists readings_received_at on public.readings (received_at desc);
 
 -- A gateway stands in a field, and its key may be stolen. So it has a role of its own, which can add readings
--- and do nothing else. Use it with a JWT that your project's JWT secret signed: {"role": "tampu_gateway", …}.
+-- and do nothing else. Give the sink a publishable key as `key`, which opens the gate, and as `token` a JWT
+-- that the project's JWT secret or key has signed: {"role": "tampu_gateway", "exp": ...}.
 --
--- A secret key (sb_secret_…) or the service_role JWT works too, without any policy: it may do everything,
--- with every table. Prefer the role where you can.
+-- A secret key (sb_secret_...) or the service_role JWT as `key` alone works too, past every policy: it may do
+-- everything with every table. Prefer the role where you can.
 do $$
 begin
     if not exists (select from pg_roles where rolname = 'tampu_gateway') then
