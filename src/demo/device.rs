@@ -8,6 +8,7 @@ use std::time::Duration;
 use rumqttc::{AsyncClient, Event, EventLoop, MqttOptions, Outgoing, Packet, QoS, Request, Transport};
 use rustls::ClientConfig;
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Payloads from the field, good and bad, one JSON object a line.
@@ -107,7 +108,9 @@ impl Device {
     }
 
     async fn publish(&self, client: AsyncClient, stop: &CancellationToken) {
-        let mut pace = tokio::time::interval(PACE);
+        // Devices do not publish in step.
+        let offset = PACE.mul_f64(f64::from(self.name.bytes().last().unwrap_or(0) % 8) / 8.0);
+        let mut pace = tokio::time::interval_at(Instant::now() + offset, PACE);
         for (template, qos) in choice(&self.name) {
             if stop.run_until_cancelled(pace.tick()).await.is_none() {
                 break;

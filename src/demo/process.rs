@@ -119,6 +119,7 @@ type = "supabase"
 url = "{supabase}"
 key = "sb_secret_demo"
 table = "readings"
+interval = "100ms"
 timeout = "5s"
 "#,
         thingspeak = cloud.thingspeak.line().url(),

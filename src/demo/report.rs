@@ -8,7 +8,7 @@ use super::proof::{Evidence, Fate, Proof};
 use crate::buffer::{DropReason, SinkFigures};
 
 /// Kinds of dead letters that are listed.
-const LISTED: usize = 12;
+const LISTED: usize = 20;
 /// Characters of a reason that are shown.
 const REASON_CHARS: usize = 90;
 

@@ -205,19 +205,25 @@ impl Show {
     fn sink_line(&self, sink: &str) -> String {
         let figures = &self.status["buffer"]["sinks"][sink];
         let figure = |name: &str| figures[name].as_u64().unwrap_or(0);
-        let dropped: u64 = figures["dropped"]
-            .as_object()
-            .into_iter()
-            .flat_map(|by_reason| by_reason.values())
-            .filter_map(Value::as_u64)
-            .sum();
+        let dropped = figures["dropped"].as_object().into_iter().flat_map(|reasons| reasons.values());
         format!(
-            "{sink:<11} accepted {:>5}   pending {:>5}   delivered {:>5}   dropped {:>4}",
+            "{sink:<11} accepted {:>5}   pending {:>5}   delivered {:>5}   dropped {:>4}   {}",
             figure("accepted"),
             figure("pending"),
             figure("delivered"),
-            dropped,
+            dropped.filter_map(Value::as_u64).sum::<u64>(),
+            self.drain_estimate(sink),
         )
+    }
+
+    fn drain_estimate(&self, sink: &str) -> String {
+        let forwarder = &self.status["forwarders"][sink];
+        match (forwarder["state"].as_str(), forwarder["drain_estimate_s"].as_u64()) {
+            (None | Some("idle"), _) => String::new(),
+            (Some("running"), Some(0)) => "drained with the next request".to_owned(),
+            (Some("running"), Some(seconds)) => format!("drained in {seconds} s"),
+            (Some(state), _) => state.replace('_', " "),
+        }
     }
 }
 
