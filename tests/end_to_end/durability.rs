@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::harness::cloud::LocalCloud;
 use crate::harness::mqtt::{Credentials, Device};
-use crate::harness::{Gateway, eventually};
+use crate::harness::{Gateway, eventually, text};
 
 /// Waits until the sink has delivered everything that was accepted, and checks P2 on the way.
 fn wait_until_delivered(gateway: &Gateway, sink: &str) -> u64 {
@@ -192,6 +192,7 @@ fn a_second_daemon_on_the_same_data_says_who_has_it() {
     let gateway = Gateway::start("");
     let output = gateway.home.tampu(&["run"]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(text(&output).contains("another tampu"), "{}", text(&output));
     let mut plug = Device::connect(gateway.address, &gateway.home.device("plug"), "plug");
     plug.publish("plug/readings", "{\"t\":1}");
 }

@@ -20,7 +20,7 @@ struct Scene {
 impl Scene {
     fn start() -> Self {
         let home = Home::new("");
-        let authority = Authority::create(&home.path("authority"));
+        let authority = Authority::create(&home.path("authority"), "greenhouse CA");
         home.configure(&authority.settings());
         let gateway = home.start();
         let credentials = authority.device("plug", Duration::days(1));
@@ -48,10 +48,21 @@ fn without_a_certificate() {
 #[test]
 fn with_a_certificate_of_another_ca() {
     let mut scene = Scene::start();
-    let other = Authority::create(&scene.gateway.home.path("other"));
+    let other = Authority::create(&scene.gateway.home.path("other"), "other CA");
     let forged = Credentials { ca: scene.credentials.ca.clone(), ..other.device("plug", Duration::days(1)) };
     assert!(Device::try_connect(scene.gateway.address, Some(&forged.tls()), "forged").is_err());
     let refusal = scene.gateway.wait_for_refusal("certificate_unknown_issuer");
+    assert!(refusal.text().contains("plug"), "it says who the certificate claims to be: {}", refusal.text());
+    scene.others_are_served();
+}
+
+#[test]
+fn with_a_certificate_of_a_ca_that_has_taken_our_name() {
+    let mut scene = Scene::start();
+    let other = Authority::create(&scene.gateway.home.path("other"), "greenhouse CA");
+    let forged = Credentials { ca: scene.credentials.ca.clone(), ..other.device("plug", Duration::days(1)) };
+    assert!(Device::try_connect(scene.gateway.address, Some(&forged.tls()), "forged").is_err());
+    let refusal = scene.gateway.wait_for_refusal("certificate_invalid");
     assert!(refusal.text().contains("plug"), "it says who the certificate claims to be: {}", refusal.text());
     scene.others_are_served();
 }
@@ -79,7 +90,7 @@ fn with_a_certificate_whose_name_is_none() {
 fn without_tls() {
     let mut scene = Scene::start();
     assert!(Device::try_connect(scene.gateway.address, None, "plain").is_err());
-    scene.gateway.wait_for_refusal("tls_failed");
+    scene.gateway.wait_for_refusal("not_tls");
     scene.others_are_served();
 }
 
@@ -94,7 +105,7 @@ fn a_connection_that_says_nothing_keeps_nobody_out() {
 #[test]
 fn a_device_that_does_not_trust_the_gateway_keeps_nobody_out() {
     let mut scene = Scene::start();
-    let other = Authority::create(&scene.gateway.home.path("other"));
+    let other = Authority::create(&scene.gateway.home.path("other"), "other CA");
     let stranger = other.device("stranger", Duration::days(1));
     assert!(Device::try_connect(scene.gateway.address, Some(&stranger.tls()), "stranger").is_err());
     scene.others_are_served();

@@ -1,5 +1,7 @@
 //! A CA in the hands of the test: for devices that no gateway would sign.
 
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
@@ -16,16 +18,16 @@ pub(crate) struct Authority {
 }
 
 impl Authority {
-    /// A new one, with its files in a directory of this name.
-    pub(crate) fn create(dir: &Path) -> Self {
+    /// A new one of this name, with its files in a directory of this path.
+    pub(crate) fn create(dir: &Path, name: &str) -> Self {
         std::fs::create_dir_all(dir).unwrap();
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "a CA of the test");
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate().unwrap();
         std::fs::write(dir.join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
-        std::fs::write(dir.join("ca.key"), key.serialize_pem()).unwrap();
+        private_file(&dir.join("ca.key"), &key.serialize_pem());
         Self { dir: dir.to_owned(), issuer: Issuer::new(params, key) }
     }
 
@@ -46,7 +48,13 @@ impl Authority {
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let credentials = Credentials::in_directory(&self.dir, name);
         std::fs::write(&credentials.cert, certificate.pem()).unwrap();
-        std::fs::write(&credentials.key, key.serialize_pem()).unwrap();
+        private_file(&credentials.key, &key.serialize_pem());
         credentials
     }
+}
+
+fn private_file(path: &Path, text: &str) {
+    let mut options = std::fs::File::options();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path).unwrap();
+    file.write_all(text.as_bytes()).unwrap();
 }

@@ -8,7 +8,7 @@ use time::Duration;
 
 use crate::harness::authority::Authority;
 use crate::harness::mqtt::Credentials;
-use crate::harness::{Gateway, Home, text};
+use crate::harness::{Gateway, Home, text, utf8};
 
 const PANEL: &str = "[[acl]]\ndevice = \"panel\"\nsubscribe = [\"#\"]\n";
 
@@ -112,6 +112,7 @@ fn a_file_of_readings_is_stored_line_by_line() {
 fn the_lines_that_device_add_prints_for_mosquitto_work() {
     let gateway = Gateway::start("");
     let out = gateway.home.path("out");
+    let host = gateway.address.ip().to_string();
     let added = gateway.home.tampu(&[
         "device",
         "add",
@@ -119,26 +120,19 @@ fn the_lines_that_device_add_prints_for_mosquitto_work() {
         "--format",
         "mosquitto",
         "--out",
-        crate::harness::utf8(&out),
+        utf8(&out),
+        "--host",
+        &host,
     ]);
     let printed = text(&added);
     assert!(added.status.success(), "{printed}");
     let line =
         printed.lines().map(str::trim).find(|line| line.starts_with("mosquitto_pub ")).expect("a line");
-    // The gateway of a test has another port than the one that is configured, and this machine no name.
-    let address = format!("-h {} -p {}", gateway.address.ip(), gateway.address.port());
-    let line = with_address(line, &address);
+    // The configured port is 0: the system has chosen one.
+    let line = line.replace(" -p 0 ", &format!(" -p {} ", gateway.address.port()));
     let output = Command::new("timeout").args(["60", "sh", "-c", &line]).output().unwrap();
     assert!(output.status.success(), "{line}: {}", text(&output));
     gateway.wait_for_status("it was a reading", |s| (s["buffer"]["accepted"] == 1).then_some(()));
-}
-
-/// Replaces `-h HOST -p PORT` of a printed command line.
-fn with_address(line: &str, address: &str) -> String {
-    let words: Vec<_> = line.split(' ').collect();
-    let value_of = |flag: &str| words.iter().position(|word| *word == flag).map(|at| words[at + 1]);
-    let (host, port) = (value_of("-h").expect("a host"), value_of("-p").expect("a port"));
-    line.replace(&format!("-h {host}"), "").replace(&format!("-p {port}"), address)
 }
 
 #[test]
@@ -147,8 +141,7 @@ fn a_filter_that_is_not_allowed_is_refused_in_the_suback() {
     let plug = gateway.home.device("plug");
     let mut command = client("mosquitto_sub", &gateway, &plug.ca, Some(&plug));
     let output = command.args(["-i", "plug", "-t", "#", "-d"]).output().unwrap();
-    assert!(!output.status.success(), "{}", text(&output));
-    assert!(text(&output).contains("denied") || text(&output).contains("128"), "{}", text(&output));
+    assert!(text(&output).contains("All subscription requests were denied."), "{}", text(&output));
     gateway.wait_for_refusal("subscribe_not_allowed");
 }
 
@@ -164,8 +157,8 @@ fn a_publish_to_a_foreign_topic_fails() {
 #[test]
 fn who_has_no_good_certificate_is_refused_and_the_next_one_served() {
     let home = Home::new("");
-    let authority = Authority::create(&home.path("authority"));
-    let other = Authority::create(&home.path("other"));
+    let authority = Authority::create(&home.path("authority"), "greenhouse CA");
+    let other = Authority::create(&home.path("other"), "other CA");
     home.configure(&authority.settings());
     let gateway = home.start();
     let plug = authority.device("plug", Duration::days(1));
