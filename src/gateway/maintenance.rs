@@ -38,12 +38,13 @@ pub(super) async fn run(clock: Clock, buffer: Buffer, tls: ServerTls, cancel: Ca
             }
             Change::Lost => tracing::warn!("the time daemon has lost its source; readings are marked"),
         }
-        if tick % FLOOR_EVERY_TICKS == 0 || matches!(change, Change::Synchronized { .. }) {
-            if let Err(error) = clock.keep_floor() {
-                tracing::warn!(%error, "the clock's floor could not be kept");
-            }
+        let now_true = matches!(change, Change::Synchronized { .. });
+        if (now_true || tick % FLOOR_EVERY_TICKS == 0)
+            && let Err(error) = clock.keep_floor()
+        {
+            tracing::warn!(%error, "the clock's floor could not be kept");
         }
-        if tick % RENEW_EVERY_TICKS == 0 || matches!(change, Change::Synchronized { .. }) {
+        if now_true || tick % RENEW_EVERY_TICKS == 0 {
             renew(tls.clone()).await;
         }
     }

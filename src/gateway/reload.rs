@@ -21,7 +21,7 @@ impl Gateway {
             Ok(Ok(Renewed::No)) => tracing::info!("the certificates are the same"),
             Ok(Ok(Renewed::Yes(why))) => tracing::info!(%why, "new connections are shown a new certificate"),
             Ok(Err(error)) => {
-                tracing::error!(%error, "the new certificates cannot be used; the old ones stay in force")
+                tracing::error!(%error, "the new certificates cannot be used; the old ones stay in force");
             }
             Err(panic) => tracing::error!(%panic, "reading the certificates"),
         }
