@@ -140,12 +140,12 @@ pub(super) fn reopen(disk: &Disk, ledger: &Ledger, rebuild: Option<&str>) -> Res
 /// Reads what the store says about itself. Does not look at its blocks.
 fn load(store: &Store) -> Result<Book, StoreError> {
     let damaged = |what: &str| StoreError::Damaged(what.to_owned());
-    let mut book = Book::default();
-    book.state = match store.body(key::STATE, Kind::Meta)? {
+    let state = match store.body(key::STATE, Kind::Meta)? {
         Some(body) => State::decode(&body).ok_or_else(|| damaged("the state record makes no sense"))?,
         None if store.last_block()?.is_some() => return Err(damaged("the state record is gone")),
         None => State { end: 1, ..State::default() },
     };
+    let mut book = Book { state, ..Book::default() };
     if let Some(body) = store.body(key::GAPS, Kind::Meta)? {
         book.gaps = Book::decode_gaps(&body).ok_or_else(|| damaged("the gaps make no sense"))?.1;
     }

@@ -44,6 +44,7 @@ impl Bench {
             url: self.cloud.supabase.line().url(),
             rest_path: "/rest/v1".to_owned(),
             key: Secret::new("sb_secret_demo".to_owned()),
+            token: None,
             schema: None,
             table: "readings".to_owned(),
             rows: SupabaseRows::Whole,
