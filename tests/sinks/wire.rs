@@ -24,6 +24,7 @@ fn supabase(url: String, key: &str) -> SinkKind {
         url,
         rest_path: String::new(),
         key: Secret::new(key.to_owned()),
+        token: None,
         schema: None,
         table: "readings".to_owned(),
         rows: SupabaseRows::Whole,
