@@ -215,7 +215,7 @@ impl<S: Sink> Forwarder<S> {
         match delivery.finish() {
             Ok(given_up) => {
                 for (row, why) in given_up {
-                    self.give_up(&mut work, row, &why).await?;
+                    self.give_up(&work, row, &why).await?;
                 }
             }
             Err(why) => self.hold(&why),
@@ -284,10 +284,8 @@ impl<S: Sink> Forwarder<S> {
             status.state = State::Running;
             status.requests += 1;
             status.rows += rows.len() as u64;
-            match accepted {
-                Accepted::Stored => {}
-                Accepted::Queued => status.unverified += readings as u64,
-                Accepted::Duplicate => status.duplicates += rows.len() as u64,
+            if accepted == Accepted::Queued {
+                status.unverified += readings as u64;
             }
             status.last_success_ms = Some(now_ms);
             status.drain_estimate_s = estimate;
@@ -341,7 +339,7 @@ impl<S: Sink> Forwarder<S> {
         self.enter(State::Holding { why: why.to_owned(), until_ms: self.after(delay) });
     }
 
-    async fn give_up(&mut self, work: &mut Work, row: usize, why: &str) -> Result<(), End> {
+    async fn give_up(&mut self, work: &Work, row: usize, why: &str) -> Result<(), End> {
         let outcomes = work.given_up(row, why);
         warn!(sink = %self.name, readings = outcomes.len(), "refused readings are kept as dead letters: {why}");
         self.settle(&outcomes).await

@@ -64,7 +64,7 @@ impl Work {
     }
 
     /// What becomes of readings when a row is given up.
-    pub(super) fn given_up(&mut self, row: usize, why: &str) -> Vec<(Seq, Outcome)> {
+    pub(super) fn given_up(&self, row: usize, why: &str) -> Vec<(Seq, Outcome)> {
         let Row { carried, lost, .. } = &self.rows[row];
         carried.iter().chain(lost).map(|seq| (*seq, Outcome::DeadLetter(why.to_owned()))).collect()
     }
@@ -72,5 +72,66 @@ impl Work {
     /// The drops that have not been settled yet.
     pub(super) fn rest(self) -> Vec<(Seq, Outcome)> {
         self.drops.into_iter().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{BootId, ClockQuality, DeviceId, Qos, Stamp};
+
+    fn batch(seqs: &[Seq]) -> Vec<Reading> {
+        let reading = |seq: &Seq| Reading {
+            seq: *seq,
+            epoch: 1,
+            device: DeviceId::parse("esp").unwrap(),
+            stream: "air".into(),
+            topic: "esp/air".into(),
+            payload: bytes::Bytes::new(),
+            qos: Qos::AtMostOnce,
+            received: Stamp {
+                wall_ms: 0,
+                boot_ms: 0,
+                boot: BootId([0; 16]),
+                quality: ClockQuality::Synchronized,
+            },
+            fault: None,
+        };
+        seqs.iter().map(reading).collect()
+    }
+
+    fn row(carried: &[Seq], lost: &[Seq]) -> Row {
+        Row { text: String::new(), at_s: 0, carried: carried.to_vec(), lost: lost.to_vec() }
+    }
+
+    fn dropped(reason: DropReason) -> Outcome {
+        Outcome::Dropped(reason)
+    }
+
+    #[test]
+    fn drops_behind_a_reading_that_waits_are_left_for_later_but_not_those_of_the_backlog() {
+        // Live 50 to 53, of which 51 waits; then the backlog from 1 on.
+        let dropped_now = [50, 52, 2].map(|seq| (seq, Unsent::NothingMapped)).to_vec();
+        let plan = Plan { rows: vec![row(&[1], &[])], dropped: dropped_now, wait: None };
+        let work = Work::new(plan, [53, 3].into_iter(), &batch(&[50, 51, 52, 53, 1, 2, 3]));
+        let expected = [
+            (2, dropped(DropReason::NothingMapped)),
+            (3, dropped(DropReason::NotSelected)),
+            (50, dropped(DropReason::NothingMapped)),
+        ];
+        assert_eq!(work.rest(), expected);
+    }
+
+    #[test]
+    fn drops_among_delivered_readings_are_settled_with_them_and_none_twice() {
+        let rows = vec![row(&[1, 4], &[3]), row(&[6], &[])];
+        let unfit = Unsent::Unfit("binary".to_owned());
+        let plan = Plan { rows, dropped: vec![(2, Unsent::Collision), (5, unfit)], wait: None };
+        let mut work = Work::new(plan, std::iter::empty(), &batch(&[1, 2, 3, 4, 5, 6]));
+        let collision = || dropped(DropReason::Collision);
+        let expected = [(1, Outcome::Delivered), (2, collision()), (3, collision()), (4, Outcome::Delivered)];
+        assert_eq!(work.delivered(0..1), expected);
+        assert_eq!(work.given_up(1, "bad"), [(6, Outcome::DeadLetter("bad".to_owned()))]);
+        assert_eq!(work.rest(), [(5, Outcome::DeadLetter("binary".to_owned()))]);
     }
 }

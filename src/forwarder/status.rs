@@ -11,7 +11,7 @@ pub struct ForwarderStatus {
     /// What it is doing now.
     #[serde(flatten)]
     pub state: State,
-    /// Readings that wait for this sink.
+    /// Readings that waited for this sink when it last did something; the buffer's figures are of this moment.
     pub pending: u64,
     /// In how many seconds there will be no backlog any more at the present pace; `None` when the pace does not
     /// suffice, or is not known yet.

@@ -60,7 +60,8 @@ impl Http {
             .user_agent(USER_AGENT)
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
-            .connect_timeout(settings.timeout)
+            // Shorter than the whole, so that a host out of reach is not taken for one that is slow.
+            .connect_timeout(settings.timeout / 2)
             .timeout(settings.timeout)
             // A call comes every few seconds at most, and cellular networks drop idle connections unseen.
             .pool_idle_timeout(Duration::from_secs(60))

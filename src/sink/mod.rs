@@ -130,8 +130,6 @@ pub enum Accepted {
     Stored,
     /// They were taken in; whether they will be stored is never said.
     Queued,
-    /// They were there already.
-    Duplicate,
 }
 
 /// Why rows were not accepted, by what to do next. The texts hold no secret.

@@ -17,14 +17,14 @@ use reqwest::header::HeaderMap;
 
 use super::http::Http;
 use super::payload::{Formats, quoted};
-use super::{Accepted, Batch, Bounds, Plan, Row, SendError, Sink, SinkError};
+use super::{Accepted, Batch, Behind, Bounds, Plan, Row, SendError, Sink, SinkError};
 use crate::config;
 use allowance::Allowance;
 use plan::Planner;
 use taken::Taken;
 
-/// Readings that are looked at for one call: an entry may be made of many.
-const MAX_READINGS: usize = 8_192;
+/// Readings that are looked at for one call, at most: an entry may be made of many.
+const MAX_READINGS: usize = 16_384;
 
 /// Bytes of readings that are looked at for one call.
 const MAX_READING_BYTES: usize = 2 * 1024 * 1024;
@@ -36,6 +36,8 @@ pub struct ThingSpeakSink {
     url: Url,
     http: Http,
     planner: Planner,
+    /// Readings that the next call is likely to need: to look at more costs time and changes nothing.
+    look_at: usize,
     taken: Taken,
     allowance: Allowance,
 }
@@ -54,6 +56,7 @@ impl ThingSpeakSink {
             url,
             http,
             planner: Planner::new(settings, formats),
+            look_at: settings.max_entries.max(1),
             taken: Taken::default(),
             allowance: Allowance::new(settings.yearly_allowance),
             settings: settings.clone(),
@@ -65,14 +68,23 @@ impl Sink for ThingSpeakSink {
     fn bounds(&self) -> Bounds {
         Bounds {
             max_rows: self.settings.max_entries.max(1),
-            max_readings: MAX_READINGS.max(self.settings.max_entries),
+            max_readings: self.look_at,
             max_bytes: MAX_READING_BYTES,
             interval: self.settings.interval,
         }
     }
 
     fn plan(&mut self, batch: &Batch<'_>) -> Plan {
-        self.planner.plan(batch, &self.taken)
+        let plan = self.planner.plan(batch, &self.taken);
+        let used = plan.dropped.len()
+            + plan.rows.iter().map(|row| row.carried.len() + row.lost.len()).sum::<usize>();
+        let wanted = match batch.behind {
+            Behind::Nothing => self.look_at,
+            _ if plan.rows.len() < batch.max_rows => self.look_at.saturating_mul(2),
+            _ => used + used / 4,
+        };
+        self.look_at = wanted.clamp(self.settings.max_entries.max(1), MAX_READINGS);
+        plan
     }
 
     async fn send(&mut self, rows: &[Row]) -> Result<Accepted, SendError> {
