@@ -261,3 +261,98 @@ fn a_mapping_speaks_of_its_stream_and_device_and_the_first_that_finds_a_value_co
         ]
     );
 }
+
+/// What became of each reading, after everything was planned and every row accepted.
+#[derive(Debug, Default)]
+struct Settled {
+    fates: BTreeMap<Seq, &'static str>,
+    seconds: HashSet<i64>,
+}
+
+impl Settled {
+    fn settle(&mut self, seq: Seq, fate: &'static str) {
+        assert_eq!(self.fates.insert(seq, fate), None, "{seq} twice");
+    }
+
+    fn accept(&mut self, plan: &Plan, taken: &mut Taken) {
+        for row in &plan.rows {
+            assert!(self.seconds.insert(row.at_s), "a second entry for {}", row.at_s);
+            taken.insert(row.at_s);
+            row.carried.iter().for_each(|seq| self.settle(*seq, "carried"));
+            row.lost.iter().for_each(|seq| self.settle(*seq, "lost"));
+        }
+        plan.dropped.iter().for_each(|(seq, _)| self.settle(*seq, "dropped"));
+    }
+}
+
+/// Lets readings arrive while batches of `size` are planned and accepted, until nothing waits.
+fn drain(planner: &Planner, readings: &[TimedReading], size: usize, max_rows: usize) -> Settled {
+    let (mut settled, mut taken) = (Settled::default(), Taken::default());
+    let mut now_ms = START_MS;
+    let mut size_now = size;
+    for _ in 0..100_000 {
+        let arrived = readings.iter().filter(|timed| timed.at_ms <= now_ms);
+        let pending: Vec<_> =
+            arrived.filter(|timed| !settled.fates.contains_key(&timed.reading.seq)).cloned().collect();
+        if settled.fates.len() == readings.len() {
+            return settled;
+        }
+        let shown = &pending[..pending.len().min(size_now)];
+        let behind = match (shown.len() < pending.len(), size_now > size) {
+            (false, _) => Behind::Nothing,
+            (true, false) => Behind::More,
+            (true, true) => Behind::OutOfReach,
+        };
+        let plan = planner.plan(&Batch { readings: shown, behind, now_ms, max_rows }, &taken);
+        let is_idle = plan.rows.is_empty() && plan.dropped.is_empty();
+        settled.accept(&plan, &mut taken);
+        size_now = if is_idle && behind == Behind::More { size + 1 } else { size };
+        if is_idle && behind != Behind::More {
+            now_ms += plan.wait.map_or(1_000, |wait| i64::try_from(wait.as_millis()).unwrap());
+        }
+    }
+    panic!("{} of {} readings were settled", settled.fates.len(), readings.len());
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config { cases: 48, ..Default::default() })]
+
+    #[test]
+    fn every_reading_has_one_fate_and_every_second_one_entry(
+        // Milliseconds after the one before, now and then back in time.
+        steps in proptest::collection::vec((0_i64..3_000, 0_u8..20, 0_u8..4), 1..300),
+        size in 1_usize..40,
+        max_rows in 1_usize..20,
+        average_s in proptest::option::of(1_u64..20),
+    ) {
+        let planner = planner(|s| {
+            s.average = average_s.map(Duration::from_secs);
+            s.collision = Collision::Last;
+        });
+        let mut ms = 0;
+        let readings: Vec<_> = steps.iter().zip(1..).map(|((step, back, kind), seq)| {
+            ms += if *back == 0 { -step } else { *step };
+            let payload = [r#"{"t":1}"#, r#"{"h":1}"#, r#"{"x":1}"#, r#"{"t":2,"h":2}"#][usize::from(*kind)];
+            at(seq, ms, payload)
+        }).collect();
+        let settled = drain(&planner, &readings, size, max_rows);
+        proptest::prop_assert_eq!(settled.fates.len(), readings.len());
+    }
+
+    #[test]
+    fn in_the_order_of_time_nothing_is_lost_when_batches_are_large_enough(
+        steps in proptest::collection::vec(0_i64..3_000, 1..300),
+        size in 30_usize..60,
+        average_s in proptest::option::of(1_u64..10),
+    ) {
+        let planner = planner(|s| s.average = average_s.map(Duration::from_secs));
+        let mut ms = 0;
+        let readings: Vec<_> = steps.iter().zip(1..).map(|(step, seq)| {
+            // Far enough apart that no interval is larger than a batch.
+            ms += step.max(&400);
+            at(seq, ms, r#"{"t":1}"#)
+        }).collect();
+        let settled = drain(&planner, &readings, size, 960);
+        proptest::prop_assert!(settled.fates.values().all(|fate| *fate == "carried"), "{:?}", settled.fates);
+    }
+}
