@@ -285,10 +285,17 @@ impl Settled {
     }
 }
 
-/// Lets readings arrive while batches of `size` are planned and accepted, until nothing waits.
-fn drain(planner: &Planner, readings: &[TimedReading], size: usize, max_rows: usize) -> Settled {
+/// Lets readings arrive, those of an outage at once, while batches of `size` are planned and accepted, until
+/// nothing waits.
+fn drain(
+    planner: &Planner,
+    readings: &[TimedReading],
+    outage_ms: i64,
+    size: usize,
+    max_rows: usize,
+) -> Settled {
     let (mut settled, mut taken) = (Settled::default(), Taken::default());
-    let mut now_ms = START_MS;
+    let mut now_ms = START_MS + outage_ms;
     let mut size_now = size;
     for _ in 0..100_000 {
         let arrived = readings.iter().filter(|timed| timed.at_ms <= now_ms);
@@ -321,6 +328,7 @@ proptest::proptest! {
     fn every_reading_has_one_fate_and_every_second_one_entry(
         // Milliseconds after the one before, now and then back in time.
         steps in proptest::collection::vec((0_i64..3_000, 0_u8..20, 0_u8..4), 1..300),
+        outage_ms in 0_i64..300_000,
         size in 1_usize..40,
         max_rows in 1_usize..20,
         average_s in proptest::option::of(1_u64..20),
@@ -335,13 +343,14 @@ proptest::proptest! {
             let payload = [r#"{"t":1}"#, r#"{"h":1}"#, r#"{"x":1}"#, r#"{"t":2,"h":2}"#][usize::from(*kind)];
             at(seq, ms, payload)
         }).collect();
-        let settled = drain(&planner, &readings, size, max_rows);
+        let settled = drain(&planner, &readings, outage_ms, size, max_rows);
         proptest::prop_assert_eq!(settled.fates.len(), readings.len());
     }
 
     #[test]
     fn in_the_order_of_time_nothing_is_lost_when_batches_are_large_enough(
         steps in proptest::collection::vec(0_i64..3_000, 1..300),
+        outage_ms in 0_i64..300_000,
         size in 30_usize..60,
         average_s in proptest::option::of(1_u64..10),
     ) {
@@ -352,7 +361,7 @@ proptest::proptest! {
             ms += step.max(&400);
             at(seq, ms, r#"{"t":1}"#)
         }).collect();
-        let settled = drain(&planner, &readings, size, 960);
+        let settled = drain(&planner, &readings, outage_ms, size, 960);
         proptest::prop_assert!(settled.fates.values().all(|fate| *fate == "carried"), "{:?}", settled.fates);
     }
 }
