@@ -32,7 +32,7 @@ const MAX_QUOTE_CHARS: usize = 200;
 #[derive(Debug, Clone)]
 pub(super) struct Http {
     client: reqwest::Client,
-    secret: config::Secret,
+    secrets: Vec<config::Secret>,
 }
 
 /// A reply, its body cut at 64 KiB.
@@ -45,9 +45,11 @@ pub(super) struct Reply {
 
 impl Http {
     pub(super) fn new(settings: &config::Sink, clock: &Clock) -> Result<Self, SinkError> {
-        let secret = match &settings.kind {
-            config::SinkKind::ThingSpeak(kind) => kind.write_key.clone(),
-            config::SinkKind::Supabase(kind) => kind.key.clone(),
+        let secrets = match &settings.kind {
+            config::SinkKind::ThingSpeak(kind) => vec![kind.write_key.clone()],
+            config::SinkKind::Supabase(kind) => {
+                [Some(&kind.key), kind.token.as_ref()].into_iter().flatten().cloned().collect()
+            }
         };
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = rustls::ClientConfig::builder_with_details(provider, Arc::new(TlsTime(clock.clone())))
@@ -68,7 +70,7 @@ impl Http {
             .pool_max_idle_per_host(1)
             .build()
             .map_err(|error| SinkError::Client(chain(&error)))?;
-        Ok(Self { client, secret })
+        Ok(Self { client, secrets })
     }
 
     /// Posts a JSON body.
@@ -106,12 +108,10 @@ impl Http {
         if slow { SendError::Slow { why } } else { SendError::Retry { after: None, why } }
     }
 
-    /// A text of the far side's without the key, should it have quoted it.
+    /// A text of the far side's without the secrets, should it have quoted one.
     fn without_secret(&self, text: &str) -> String {
-        match self.secret.expose() {
-            "" => text.to_owned(),
-            secret => text.replace(secret, "(secret)"),
-        }
+        let secrets = self.secrets.iter().map(config::Secret::expose).filter(|secret| !secret.is_empty());
+        secrets.fold(text.to_owned(), |text, secret| text.replace(secret, "(secret)"))
     }
 }
 
