@@ -20,10 +20,17 @@ fn payload(seq: Seq) -> Vec<u8> {
 /// A buffer that was killed: 1,500 readings, of which the sink has settled 200.
 async fn killed(root: &Path) -> PathBuf {
     let dir = root.join("origin");
-    let (buffer, _) = Buffer::open(&dir, &settings(), &[sink("cloud")]).unwrap();
+    let open = || Buffer::open(&dir, &settings(), &[sink("cloud")]).unwrap().0;
+    let mut buffer = open();
     let device = DeviceId::parse("esp32-01").unwrap();
     let mut writer = buffer.writer();
     for seq in 1..=READINGS {
+        if seq == 701 {
+            // The store writes a snapshot of its index when it is opened again.
+            buffer.close().await;
+            buffer = open();
+            writer = buffer.writer();
+        }
         let payload = payload(seq);
         if seq % 50 == 0 {
             append(&mut writer, &device, &payload, None).await;
@@ -76,6 +83,7 @@ async fn survives(dir: &Path, what: &str) -> usize {
 fn files(dir: &Path) -> Vec<PathBuf> {
     let mut files: Vec<_> = fs::read_dir(dir.join("store")).unwrap().map(|e| e.unwrap().path()).collect();
     files.extend([dir.join("tail"), dir.join("ballast"), dir.join("lock")]);
+    assert!(files.iter().any(|file| file.to_string_lossy().contains("snap.")));
     files.retain(|path| path.is_file() && fs::metadata(path).unwrap().len() > 0);
     files
 }

@@ -24,6 +24,8 @@ mod damage_tests;
 mod model_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trouble_tests;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
