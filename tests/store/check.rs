@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::time::Duration;
 
-use tampu::buffer::{Buffer, Limits, OpenReport, Outcome, Reader, Status};
+use tampu::buffer::{Buffer, DropReason, Limits, OpenReport, Outcome, Reader, Status};
 use tampu::message::{Qos, Reading, Seq};
 
 use super::driver::{Key, SINKS, settings, sink, store};
@@ -32,16 +32,30 @@ pub(super) struct Promises {
     pub complaints: Vec<String>,
     /// Times that there was no room.
     pub full: usize,
-    pub opened: usize,
+    /// The run that opened the store last.
+    pub opened: Option<u64>,
+}
+
+/// Why an acknowledged reading may be missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Excuse {
+    None,
+    /// Files were damaged, and the store reports the reading as lost.
+    Gap,
+    /// `drop_oldest` made room: it is older than everything that is left, and counted.
+    Oldest,
 }
 
 /// What a check found out, beside that all is well.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub report: OpenReport,
-    /// Acknowledged and unsettled readings that are missing, all of them inside reported gaps.
-    pub missing: usize,
+    /// All that were reported, when everything had been read.
+    pub gaps: Vec<(Seq, Seq)>,
+    /// Acknowledged and unsettled readings that are missing, all of them excused.
+    pub missing: u64,
     pub read: usize,
+    newest_epoch: u64,
 }
 
 impl Promises {
@@ -55,7 +69,7 @@ impl Promises {
                 "settling" => self.settle(words[1], &words[2..]),
                 "full" => self.full += 1,
                 "opened" => {
-                    self.opened += 1;
+                    self.opened = Some(words[1].parse().unwrap());
                     // Cursors that the run before did not get to disk stand where they stood.
                     self.settled_now.clear();
                     if !line.ends_with("gaps []") {
@@ -117,12 +131,11 @@ fn key(words: &[&str]) -> Key {
 /// Opens the store below `disk` and checks every promise on it; then that it takes new readings, twice.
 ///
 /// # Errors
-/// The first thing that is wrong, in words. With `gaps_allowed`, acknowledged readings may be missing as long as
-/// the store itself says so.
-pub(super) fn check(disk: &Path, promises: &Promises, gaps_allowed: bool) -> Result<Found, String> {
+/// The first thing that is wrong, in words.
+pub(super) fn check(disk: &Path, promises: &Promises, excuse: Excuse) -> Result<Found, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let checking = async {
-        let found = first_opening(disk, promises, gaps_allowed).await?;
+        let found = first_opening(disk, promises, excuse).await?;
         second_opening(disk).await?;
         Ok(found)
     };
@@ -137,71 +150,90 @@ pub(super) fn check(disk: &Path, promises: &Promises, gaps_allowed: bool) -> Res
     }
 }
 
-async fn first_opening(disk: &Path, promises: &Promises, gaps_allowed: bool) -> Result<Found, String> {
+async fn first_opening(disk: &Path, promises: &Promises, excuse: Excuse) -> Result<Found, String> {
     if let Some(complaint) = promises.complaints.first() {
         return Err(format!("the driver says: {complaint}"));
     }
     let (buffer, report) = open(disk)?;
-    if !gaps_allowed && !report.gaps.is_empty() {
+    if excuse != Excuse::Gap && !report.gaps.is_empty() {
         return Err(format!("gaps {:?}: {:?}", report.gaps, report.findings));
     }
     conserved(&buffer.status())?;
-    let mut found = Found { report, ..Found::default() };
-    let mut newest_epoch = promises.epochs.values().copied().max().unwrap_or(0);
+    let newest_epoch = promises.epochs.values().copied().max().unwrap_or(0);
+    let mut found = Found { report, newest_epoch, ..Found::default() };
     for name in SINKS {
-        let pending = figures(&buffer, name).pending;
-        let mut reader = buffer.reader(&sink(name)).ok_or("a configured sink has no reader")?;
-        let readings = drain(&mut reader).await?;
-        let gaps = buffer.status().gaps;
-        if pending != readings.len() as u64 && gaps.is_empty() {
-            return Err(format!("{pending} pending at {name}, but {} can be read", readings.len()));
-        }
-        let stored = identify(&readings, promises)?;
-        let settled = promises.settling.get(name);
-        for (key, seq) in &promises.durable {
-            if stored.contains(key) || settled.is_some_and(|settled| settled.contains(key)) {
-                continue;
-            }
-            if !gaps.iter().any(|(first, last)| (first..=last).contains(&seq)) {
-                let report = &found.report;
-                return Err(format!(
-                    "acknowledged, but gone from {name}: {key:?}, number {seq}; {report:?}, gaps {gaps:?}"
-                ));
-            }
-            found.missing += 1;
-        }
-        let done = promises.settled.get(name).filter(|_| !gaps_allowed);
-        if let Some(again) = done.and_then(|done| done.intersection(&stored).next()) {
-            return Err(format!(
-                "{again:?} is given to {name} again, although it was settled before a close"
-            ));
-        }
-        found.read += readings.len();
-        newest_epoch = readings.iter().map(|reading| reading.epoch).fold(newest_epoch, u64::max);
-        conserved(&buffer.status())?;
-        if figures(&buffer, name).pending != 0 {
-            return Err(format!(
-                "still {} pending at {name} when all is settled",
-                figures(&buffer, name).pending
-            ));
-        }
+        audit(&buffer, name, promises, excuse, &mut found).await?;
     }
-    found.report.gaps = buffer.status().gaps;
+    found.gaps = buffer.status().gaps;
     append(&buffer, 0).await?;
     for name in SINKS {
-        let mut reader =
-            buffer.reader(&sink(name)).ok_or("a reader that was dropped cannot be taken again")?;
-        let new = peek(&mut reader).await?;
-        if new.len() != 3 || new.iter().any(|reading| reading.epoch <= newest_epoch) {
-            return Err(format!("not three new readings in an epoch after {newest_epoch}, but {new:?}"));
+        let reader = buffer.reader(&sink(name));
+        let new = peek(&mut reader.ok_or("a reader that was dropped cannot be taken again")?).await?;
+        if new.len() != 3 || new.iter().any(|reading| reading.epoch <= found.newest_epoch) {
+            return Err(format!(
+                "not three new readings in an epoch after {}, but {new:?}",
+                found.newest_epoch
+            ));
         }
         let taken = promises.durable.values().copied().max().unwrap_or(0);
-        if !gaps_allowed && new[0].seq <= taken {
+        if excuse != Excuse::Gap && new[0].seq <= taken {
             return Err(format!("number {} is given out again after {taken}", new[0].seq));
         }
     }
     buffer.close().await;
     Ok(found)
+}
+
+/// Reads and settles everything that waits for a sink, and compares it with what was promised.
+async fn audit(
+    buffer: &Buffer,
+    name: &str,
+    promises: &Promises,
+    excuse: Excuse,
+    found: &mut Found,
+) -> Result<(), String> {
+    let before = figures(buffer, name);
+    let mut reader = buffer.reader(&sink(name)).ok_or("a configured sink has no reader")?;
+    let readings = drain(&mut reader).await?;
+    let gaps = buffer.status().gaps;
+    if before.pending != readings.len() as u64 && gaps.is_empty() {
+        return Err(format!("{} pending at {name}, but {} can be read", before.pending, readings.len()));
+    }
+    let stored = identify(&readings, promises)?;
+    let settled = promises.settling.get(name);
+    let mut missing = 0;
+    for (key, seq) in &promises.durable {
+        if stored.contains(key) || settled.is_some_and(|settled| settled.contains(key)) {
+            continue;
+        }
+        let excused = match excuse {
+            Excuse::None => false,
+            Excuse::Gap => gaps.iter().any(|(first, last)| (first..=last).contains(&seq)),
+            Excuse::Oldest => readings.first().is_none_or(|oldest| *seq < oldest.seq),
+        };
+        if !excused {
+            let what = format!("acknowledged, but gone from {name}: {key:?}, number {seq}");
+            return Err(format!("{what}; {:?}, gaps {gaps:?}", found.report));
+        }
+        missing += 1;
+    }
+    let counted = before.dropped.get(&DropReason::BufferFull).copied().unwrap_or(0);
+    if excuse == Excuse::Oldest && counted < missing {
+        return Err(format!("{missing} readings made room at {name}, but {counted} are counted"));
+    }
+    let done = promises.settled.get(name).filter(|_| excuse != Excuse::Gap);
+    if let Some(again) = done.and_then(|done| done.intersection(&stored).next()) {
+        return Err(format!("{again:?} is given to {name} again, although it was settled before a close"));
+    }
+    conserved(&buffer.status())?;
+    let left = figures(buffer, name).pending;
+    if left != 0 {
+        return Err(format!("still {left} pending at {name} when all is settled"));
+    }
+    found.missing += missing;
+    found.read += readings.len();
+    found.newest_epoch = readings.iter().map(|reading| reading.epoch).fold(found.newest_epoch, u64::max);
+    Ok(())
 }
 
 /// Once more, without a crash in between: the three new readings, and room for three more.

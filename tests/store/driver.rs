@@ -38,6 +38,8 @@ pub(super) struct Plan {
     /// Readings to append.
     pub readings: usize,
     pub end: End,
+    /// The room for the store, in bytes, kept by dropping the oldest; without it there is plenty.
+    pub room: Option<u64>,
 }
 
 /// A reading is known by its run, its writer and its number there: the payload follows from them.
@@ -117,7 +119,7 @@ pub(super) fn settings() -> config::Buffer {
         ack_delay: Duration::from_millis(3),
         qos0_window: Duration::from_millis(100),
         min_free_bytes: 0,
-        max_bytes: number("STORE_MAX_BYTES").unwrap_or(1 << 30),
+        max_bytes: 1 << 30,
         when_full: config::FullPolicy::RefuseNew,
         ..config::Buffer::default()
     }
@@ -138,20 +140,29 @@ pub(super) fn command(disk: &Path, marks: &Path, plan: Plan) -> Command {
         .env("STORE_RUN", plan.run.to_string())
         .env("STORE_READINGS", plan.readings.to_string())
         .env("STORE_END", format!("{:?}", plan.end));
+    if let Some(room) = plan.room {
+        command.env("STORE_ROOM", room.to_string());
+    }
     command
 }
 
 #[test]
 #[ignore = "not a test: the tests start this program again with it"]
 fn driver_process() {
+    // Whatever becomes of the test, no driver outlives it.
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).unwrap();
     let path = |name| PathBuf::from(std::env::var_os(name).unwrap());
     let end = match std::env::var("STORE_END").unwrap().as_str() {
         "Close" => End::Close,
         "Abort" => End::Abort,
         _ => End::Never,
     };
-    let plan =
-        Plan { run: number("STORE_RUN").unwrap(), readings: number("STORE_READINGS").unwrap() as usize, end };
+    let plan = Plan {
+        run: number("STORE_RUN").unwrap(),
+        readings: number("STORE_READINGS").unwrap() as usize,
+        end,
+        room: number("STORE_ROOM"),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(drive(&path("STORE_DISK"), Marks::open(&path("STORE_MARKS")), plan));
 }
@@ -171,7 +182,7 @@ impl Marks {
 }
 
 async fn drive(disk: &Path, marks: Marks, plan: Plan) {
-    let (buffer, report) = open(disk, &marks).await;
+    let (buffer, report) = open(disk, &marks, plan.room).await;
     marks.say(&format!("opened {} gaps {:?}", plan.run, report.gaps));
     let left = Arc::new(AtomicUsize::new(plan.readings));
     let mut writers = tokio::task::JoinSet::new();
@@ -194,9 +205,13 @@ async fn drive(disk: &Path, marks: Marks, plan: Plan) {
 }
 
 /// Starts again when the store does not open, as a service manager would: an I/O error may pass.
-async fn open(disk: &Path, marks: &Marks) -> (Buffer, OpenReport) {
+async fn open(disk: &Path, marks: &Marks, room: Option<u64>) -> (Buffer, OpenReport) {
+    let mut settings = settings();
+    if let Some(room) = room {
+        (settings.max_bytes, settings.when_full) = (room, config::FullPolicy::DropOldest);
+    }
     for _ in 0..10 {
-        match Buffer::open(&store(disk), &settings(), &SINKS.map(sink)) {
+        match Buffer::open(&store(disk), &settings, &SINKS.map(sink)) {
             Ok(opened) => return opened,
             Err(error) => marks.say(&format!("failed {error}")),
         }

@@ -11,7 +11,7 @@ use tampu::buffer::{Buffer, Limits, Outcome, Status, Wait, Writer};
 use tampu::config;
 use tampu::message::{Qos, Seq};
 
-use super::check::{Promises, check, conserved};
+use super::check::{Excuse, Promises, check, conserved};
 use super::driver::{Key, SINKS, settings, sink, store};
 use super::random::Rng;
 use super::replay::Image;
@@ -190,7 +190,7 @@ fn a_disk_that_others_fill_holds_back_acks_and_loses_none() {
         bench.buffer.close().await;
         bench.promises
     });
-    check(disk.path(), &promises, false).unwrap();
+    check(disk.path(), &promises, Excuse::None).unwrap();
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn a_disk_that_the_store_itself_fills_is_left_by_delivering() {
     });
     let copy = super::scratch();
     Image::of(disk.path()).write(copy.path());
-    check(copy.path(), &promises, false).unwrap();
+    check(copy.path(), &promises, Excuse::None).unwrap();
     block_on(async {
         let mut bench = Bench::open(disk.path(), &settings(), run, promises);
         bench.count = count;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::check::{Promises, check};
+use super::check::{Excuse, Promises, check};
 use super::driver::{End, Plan, command};
 use super::random::{Rng, number};
 use super::recorder::{Call, Entry, Failing, fail, read_log, record};
@@ -19,8 +19,11 @@ fn run_into(failing: Failing, rng: &mut Rng) -> Vec<Entry> {
     let path = |name: &str| home.path().join(name);
     let (disk, log, marks) = (path("disk"), path("log"), path("marks"));
     std::fs::create_dir(&disk).unwrap();
-    let mut driver =
-        command(&disk, &marks, Plan { run: rng.next() >> 44, readings: READINGS, end: End::Close });
+    let mut driver = command(
+        &disk,
+        &marks,
+        Plan { run: rng.next() >> 44, readings: READINGS, end: End::Close, room: None },
+    );
     record(&mut driver, &disk, &log, &marks);
     fail(&mut driver, failing);
     let output = std::fs::File::create(path("output")).unwrap();
@@ -65,7 +68,7 @@ fn cut_after_failure(entries: &[Entry], failure: usize, failing: Failing, cuts: 
             let loss = if rng.percent(40) { Loss::Everything } else { Loss::random(rng) };
             let copy = scratch();
             disk.image(loss, rng).write(copy.path());
-            if let Err(error) = check(copy.path(), &promises, false) {
+            if let Err(error) = check(copy.path(), &promises, Excuse::None) {
                 panic!("{failing:?}, power cut {} calls after it, lost {loss:?}: {error}", at - failure);
             }
         }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::check::{Promises, check};
+use super::check::{Excuse, Promises, check};
 use super::driver::{End, Plan, command};
 use super::random::{Rng, number};
 use super::recorder::{Entry, read_log, record};
@@ -21,26 +21,30 @@ struct Start {
 /// What several runs of the driver did to one store, with crashes of the process between them.
 struct Recording {
     start: Start,
+    room: Option<u64>,
     entries: Vec<Entry>,
 }
 
-/// The cuts that left a store which breaks a promise.
+/// What became of the cuts.
 #[derive(Debug, Default)]
-struct Failures {
-    count: usize,
+struct Tally {
+    /// Cuts that left a store which breaks a promise, and the first of them.
+    failures: usize,
     first: Option<String>,
+    /// Acknowledged readings that had to make room, counted for each cut and sink.
+    made_room: u64,
 }
 
 impl Recording {
-    fn make(rng: &mut Rng, readings: usize, start: Start) -> Self {
+    fn make(rng: &mut Rng, readings: usize, room: Option<u64>, start: Start) -> Self {
         let home = scratch();
         let path = |name: &str| -> PathBuf { home.path().join(name) };
         let (disk, log, marks) = (path("disk"), path("log"), path("marks"));
         std::fs::create_dir(&disk).unwrap();
         start.image.write(&disk);
-        let mut recording = Self { start, entries: Vec::new() };
+        let mut recording = Self { start, room, entries: Vec::new() };
         for (run, end) in [End::Abort, End::Close, End::Abort, End::Close].into_iter().enumerate() {
-            let plan = Plan { run: rng.next() >> 44 << 2 | run as u64, readings, end };
+            let plan = Plan { run: rng.next() >> 44 << 2 | run as u64, readings, end, room };
             let mut driver = command(&disk, &marks, plan);
             record(&mut driver, &disk, &log, &marks);
             let output = driver.output().unwrap();
@@ -62,11 +66,12 @@ impl Recording {
     }
 
     /// Cuts the power at `cuts` places. Also returns what one of the cuts left.
-    fn cut(&self, syncs: Syncs, cuts: usize, rng: &mut Rng) -> (Failures, Start) {
+    fn cut(&self, syncs: Syncs, cuts: usize, rng: &mut Rng) -> (Tally, Start) {
         let places = self.places(cuts, rng);
+        let excuse = if self.room.is_some() { Excuse::Oldest } else { Excuse::None };
         let mut disk = Disk::with(&self.start.image, syncs);
         let mut promises = self.start.promises.clone();
-        let (mut failures, mut left) = (Failures::default(), Start::default());
+        let (mut tally, mut left) = (Tally::default(), Start::default());
         for (at, entry) in self.entries.iter().enumerate() {
             disk.apply(entry);
             if let Entry::Mark(marks) = entry {
@@ -77,17 +82,20 @@ impl Recording {
                 let image = disk.image(loss, rng);
                 let copy = scratch();
                 image.write(copy.path());
-                if let Err(failure) = check(copy.path(), &promises, false) {
-                    failures.count += 1;
-                    let say = || format!("power cut after entry {at}, lost {loss:?}: {failure}");
-                    failures.first.get_or_insert_with(say);
+                match check(copy.path(), &promises, excuse) {
+                    Ok(found) => tally.made_room += found.missing,
+                    Err(failure) => {
+                        tally.failures += 1;
+                        let say = || format!("power cut after entry {at}, lost {loss:?}: {failure}");
+                        tally.first.get_or_insert_with(say);
+                    }
                 }
                 if rng.in_range(0..cuts) < 3 {
                     left = Start { image, promises: promises.clone() };
                 }
             }
         }
-        (failures, left)
+        (tally, left)
     }
 
     /// A third of them anywhere, a third right before or after a sync, a third where names and lengths change.
@@ -109,10 +117,8 @@ impl Recording {
     }
 }
 
-#[test]
-fn no_power_cut_takes_an_acknowledged_reading_or_keeps_the_store_from_opening() {
-    let mut rng = Rng::from_env("power cuts");
-    let cuts = number("TAMPU_CUTS").unwrap_or(300) as usize;
+/// Cuts one recording after the other, and fails with the first cut that breaks a promise.
+fn cut_many(rng: &mut Rng, cuts: usize, room: Option<u64>) {
     let readings = number("TAMPU_READINGS").unwrap_or(300) as usize;
     let mut start = Start::default();
     for part in (0..cuts).step_by(CUTS_A_RECORDING) {
@@ -120,24 +126,37 @@ fn no_power_cut_takes_an_acknowledged_reading_or_keeps_the_store_from_opening() 
         if (part / CUTS_A_RECORDING).is_multiple_of(3) {
             start = Start::default();
         }
-        let recording = Recording::make(&mut rng, readings, start);
+        let recording = Recording::make(rng, readings, room, start);
         let begin = std::time::Instant::now();
         let cuts = CUTS_A_RECORDING.min(cuts - part);
-        let (failures, left) = recording.cut(Syncs::All, cuts, &mut rng);
+        let (tally, left) = recording.cut(Syncs::All, cuts, rng);
         let calls = recording.entries.len();
-        eprintln!("{cuts} cuts in {calls} calls, {} failures, {:.1?}", failures.count, begin.elapsed());
-        assert_eq!(failures.count, 0, "{failures:?}");
+        eprintln!("{cuts} cuts in {calls} calls, {} failures, {:.1?}", tally.failures, begin.elapsed());
+        assert_eq!(tally.failures, 0, "{tally:?}");
+        assert_eq!(room.is_some(), tally.made_room > 0, "{tally:?}");
         start = left;
     }
 }
 
 #[test]
+fn no_power_cut_takes_an_acknowledged_reading_or_keeps_the_store_from_opening() {
+    let cuts = number("TAMPU_CUTS").unwrap_or(300) as usize;
+    cut_many(&mut Rng::from_env("power cuts"), cuts, None);
+}
+
+#[test]
+fn a_power_cut_while_the_oldest_make_room_takes_no_other_reading() {
+    let cuts = number("TAMPU_CUTS").unwrap_or(300) as usize / 3;
+    cut_many(&mut Rng::from_env("power cuts, drop oldest"), cuts, Some(400_000));
+}
+
+#[test]
 fn without_any_one_kind_of_sync_the_same_cuts_find_losses() {
     let mut rng = Rng::from_env("ignored syncs");
-    let recording = Recording::make(&mut rng, 100, Start::default());
+    let recording = Recording::make(&mut rng, 100, None, Start::default());
     for syncs in [Syncs::None, Syncs::OfFilesOnly, Syncs::OfDirectoriesOnly] {
-        let (failures, _) = recording.cut(syncs, 30, &mut rng);
-        eprintln!("{syncs:?}: {failures:?}");
-        assert!(failures.count > 0, "the cuts would not see it if the store left out syncs: {syncs:?}");
+        let (tally, _) = recording.cut(syncs, 30, &mut rng);
+        eprintln!("{syncs:?}: {tally:?}");
+        assert!(tally.failures > 0, "the cuts would not see it if the store left out syncs: {syncs:?}");
     }
 }

@@ -29,6 +29,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+_Static_assert(sizeof(long) == 8, "the system calls below pass offsets in one register");
+
 enum op { CREATE = 1, WRITE, TRUNCATE, RENAME, UNLINK, MKDIR, SYNC_BEGIN, SYNC_END, MARK, FAULT, UNSUPPORTED, OPEN };
 
 struct entry {
