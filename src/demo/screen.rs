@@ -38,7 +38,7 @@ impl Screen {
             self.print(&format!("{erase}{}", self.drawn()));
         } else if self.last_plain.is_none_or(|last| last.elapsed() >= PLAIN_EVERY) {
             self.last_plain = Some(Instant::now());
-            self.print(&lines.iter().map(|line| format!("       {line}\n")).collect::<String>());
+            self.print(&lines.iter().map(|line| format!("  {line}\n")).collect::<String>());
         }
     }
 
@@ -56,8 +56,10 @@ impl Screen {
         }
     }
 
+    /// Without wrapping: a line that takes two would not be drawn over.
     fn drawn(&self) -> String {
-        self.live.iter().map(|line| format!("       {line}\n")).collect()
+        let lines: String = self.live.iter().map(|line| format!("  {line}\n")).collect();
+        if lines.is_empty() { lines } else { format!("\x1b[?7l{lines}\x1b[?7h") }
     }
 
     fn print(&self, text: &str) {

@@ -190,7 +190,7 @@ impl Show {
         }
         let sent = device::sum(&self.devices);
         let mut lines = vec![format!(
-            "{:<11} acked {:>5}   unacked {:>4}   QoS 0 {:>6}   gateway {}, cloud {}",
+            "{:<10} acked {:>7}  unacked {:>4}  QoS 0 {:>8}  gateway {}, cloud {}",
             "devices",
             sent.acked,
             sent.waiting_for_ack,
@@ -207,7 +207,7 @@ impl Show {
         let figure = |name: &str| figures[name].as_u64().unwrap_or(0);
         let dropped = figures["dropped"].as_object().into_iter().flat_map(|reasons| reasons.values());
         format!(
-            "{sink:<11} accepted {:>5}   pending {:>5}   delivered {:>5}   dropped {:>4}   {}",
+            "{sink:<10} accepted {:>4}  pending {:>4}  delivered {:>4}  dropped {:>4}  {}",
             figure("accepted"),
             figure("pending"),
             figure("delivered"),
