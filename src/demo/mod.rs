@@ -24,7 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use show::Show;
 
 /// All is well at first.
-const CALM: Duration = Duration::from_secs(6);
+const CALM: Duration = Duration::from_secs(8);
 /// The cloud is away, before the gateway is killed and after it was started again.
 const AWAY: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(5)];
 /// Between SIGKILL and the start of a new process.
@@ -72,7 +72,7 @@ async fn play(directory: &Path) -> anyhow::Result<ExitCode> {
 
     show.cloud_goes_away().await;
     show.pass(AWAY[0]).await;
-    show.kill_gateway()?;
+    show.kill_gateway().await?;
     show.pass(DOWN).await;
     show.start_gateway().await?;
     show.pass(AWAY[1]).await;

@@ -23,6 +23,8 @@ pub(super) struct Evidence {
     pub(super) letters: Vec<DeadLetter>,
     /// The gateway's own figures, by sink.
     pub(super) figures: BTreeMap<String, SinkFigures>,
+    /// What Supabase and ThingSpeak were sent a second time, and did not store.
+    pub(super) sent_again: [u64; 2],
 }
 
 /// What became of the messages that a device knows to be acknowledged, at one sink.
@@ -313,6 +315,7 @@ mod tests {
                 ("supabase".to_owned(), figures(6, 5, 1, 0)),
                 ("thingspeak".to_owned(), figures(6, 4, 1, 1)),
             ]),
+            sent_again: [2, 0],
         }
     }
 

@@ -52,6 +52,12 @@ pub(super) fn report(evidence: &Evidence, proof: &Proof, sent: Sent) -> String {
     }
     text.row("+ pending", supabase.pending, thingspeak.pending);
 
+    text.sinks("What the cloud was sent twice, because a reply was lost");
+    text.row(
+        "not stored again: its key or its second was there",
+        evidence.sent_again[0],
+        evidence.sent_again[1],
+    );
     text.letters(evidence);
     text.verdict(proof);
     text.0

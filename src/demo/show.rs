@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
 
-use super::cloud::{Cloud, CloudSettings, ThingSpeakSettings};
+use super::cloud::{Cloud, CloudSettings, Fault, ThingSpeakSettings};
 use super::device::{self, Device};
 use super::process::{Place, Process};
 use super::proof::Evidence;
@@ -30,6 +30,9 @@ const THINGSPEAK_INTERVAL: Duration = Duration::from_secs(1);
 /// The acks that are missing at the end have to come within this, and the cloud must have everything within that.
 const ACKS_WITHIN: Duration = Duration::from_secs(10);
 const DRAINED_WITHIN: Duration = Duration::from_secs(20);
+/// A request to each service must begin within this for its reply to be lost.
+const CUT_WITHIN: Duration = Duration::from_secs(3);
+const UNACKED_WITHIN: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 const SINKS: [&str; 2] = ["supabase", "thingspeak"];
 
@@ -94,10 +97,19 @@ impl Show {
         }
     }
 
+    /// The outage begins in the middle of a request to each service: it is stored, and the gateway is not told.
     pub(super) async fn cloud_goes_away(&mut self) {
+        let lines = [self.cloud.supabase.line().clone(), self.cloud.thingspeak.line().clone()];
+        lines.iter().for_each(|line| line.next(1, &Fault::CutReply));
+        let end = Instant::now() + CUT_WITHIN;
+        while lines.iter().any(|line| line.scripted() > 0) && Instant::now() < end {
+            self.look().await;
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
         self.cloud.go_away().await;
         self.cloud_is_away = true;
-        self.screen.say("The cloud goes away: connections are refused. Readings wait on disk.");
+        self.screen
+            .say("The cloud goes away, and its last replies are lost on the way. Readings wait on disk.");
     }
 
     pub(super) async fn cloud_comes_back(&mut self) {
@@ -106,11 +118,15 @@ impl Show {
         self.screen.say("The cloud is back. What waits is sent while the devices go on.");
     }
 
-    pub(super) fn kill_gateway(&mut self) -> anyhow::Result<()> {
-        if let Some(mut gateway) = self.gateway.take() {
-            let status = gateway.kill().context("cannot kill the gateway")?;
-            self.screen.say(&format!("SIGKILL to the gateway: {status}."));
+    /// At a moment when devices wait for acks, if there is one: what they resend afterwards may be stored already.
+    pub(super) async fn kill_gateway(&mut self) -> anyhow::Result<()> {
+        let Some(mut gateway) = self.gateway.take() else { return Ok(()) };
+        let end = Instant::now() + UNACKED_WITHIN;
+        while device::sum(&self.devices).waiting_for_ack < 2 && Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
+        let status = gateway.kill().context("cannot kill the gateway")?;
+        self.screen.say(&format!("The gateway is killed: {status}."));
         Ok(())
     }
 
@@ -176,6 +192,7 @@ impl Show {
             fields: fields.collect(),
             letters,
             figures,
+            sent_again: [self.cloud.supabase.ignored("readings"), self.cloud.thingspeak.duplicates()],
         })
     }
 

@@ -272,6 +272,7 @@ mod postgrest {
         }
         let rows = cloud.supabase.rows("readings");
         assert_eq!(rows.iter().filter_map(|row| row.text("seq")).collect::<Vec<_>>(), ["1", "2", "3"]);
+        assert_eq!(cloud.supabase.ignored("readings"), 2);
         assert_eq!(rows[0].text("payload"), Some(r#"{"t":21.5}"#));
         assert_eq!(rows[0].text("received_at"), Some("2026-01-01 00:00:00.123+00"));
         assert!(rows[0].text("stored_at").is_some());

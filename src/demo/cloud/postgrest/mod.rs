@@ -129,6 +129,12 @@ impl PostgRest {
         self.project.tables().get(table).map_or(0, Stored::len)
     }
 
+    /// Rows that were sent to a table and left out, because their key was there already.
+    #[must_use]
+    pub fn ignored(&self, table: &str) -> u64 {
+        self.project.tables().get(table).map_or(0, Stored::ignored)
+    }
+
     /// From now on larger bodies are refused by the proxy in front: 413, in HTML.
     pub fn limit_body_bytes(&self, bytes: usize) {
         self.project.max_body_bytes.store(bytes, Ordering::Relaxed);

@@ -178,6 +178,7 @@ pub(super) struct Stored {
     rows: Vec<Vec<Cell>>,
     indexes: Vec<BTreeMap<Vec<Cell>, usize>>,
     next_identity: i64,
+    ignored: u64,
 }
 
 /// What an insert did.
@@ -199,7 +200,7 @@ struct Transaction<'a> {
 impl Stored {
     pub(super) fn new(table: Table) -> Self {
         let indexes = vec![BTreeMap::new(); table.unique.len()];
-        Self { table, rows: Vec::new(), indexes, next_identity: 1 }
+        Self { table, rows: Vec::new(), indexes, next_identity: 1, ignored: 0 }
     }
 
     pub(super) fn rows(&self) -> Vec<Row> {
@@ -209,6 +210,10 @@ impl Stored {
 
     pub(super) fn len(&self) -> usize {
         self.rows.len()
+    }
+
+    pub(super) fn ignored(&self) -> u64 {
+        self.ignored
     }
 
     /// Inserts rows, given as a value (or `None` for the default) for each column. All or nothing.
@@ -221,6 +226,7 @@ impl Stored {
         if self.rows.len() + rows.len() > MAX_ROWS {
             return Err(Refusal::new(503, "53100", "could not extend file: No space left on device"));
         }
+        let offered = rows.len();
         let given: Vec<Vec<bool>> =
             rows.iter().map(|row| row.iter().map(Option::is_some).collect()).collect();
         let rows: Vec<Vec<Cell>> = rows.into_iter().map(|row| self.filled(row)).collect();
@@ -234,6 +240,7 @@ impl Stored {
         }
         transaction.check_references()?;
         let changes = transaction.rows;
+        self.ignored += (offered - changes.len()) as u64;
         Ok(self.commit(changes))
     }
 
