@@ -9,6 +9,9 @@
 
 #![allow(clippy::unwrap_used, reason = "all of it is test; clippy knows functions marked as one alone")]
 
+#[path = "../harness/mod.rs"]
+mod harness;
+
 mod peers;
 
 use std::path::Path;
@@ -19,6 +22,8 @@ use tampu::config::{self, Config};
 use tampu::message::{BootId, ClockQuality, DeviceId, Qos, Reading, Seq, Stamp};
 use tampu::sink::{self, Accepted, AnySink, Batch, Behind, Row, SendError, Sink, TimedReading};
 
+use harness::Gateway;
+use harness::mqtt::Device;
 use peers::{Lite, Postgres};
 
 /// 2026-01-01T00:00:00.125Z.
@@ -31,7 +36,7 @@ fn sink(lite: &Lite, secrets: &str) -> AnySink {
         "[gateway]\nid = \"gw\"\n\
          [[stream]]\nname = \"air\"\ntopic = \"+/air\"\n\
          [[sink]]\nname = \"database\"\ntype = \"supabase\"\nurl = \"{}\"\n{secrets}\n",
-        lite.url
+        lite.url()
     );
     let config = Config::from_toml(&text).unwrap();
     let clock = config::Clock { source: config::ClockSource::Trusted, ..config::Clock::default() };
@@ -149,6 +154,38 @@ async fn what_is_wrong_with_key_or_table_is_held_and_not_blamed_on_a_row() {
     let rows = rows(&mut sink, &[reading(1, "1")]);
     let lost = sink.send(&rows).await;
     assert!(matches!(lost, Err(SendError::Retry { .. })), "nobody is there any more: {lost:?}");
+}
+
+#[test]
+fn the_whole_path_survives_an_outage_a_kill_and_a_reading_that_the_database_refuses() {
+    const POISON: u32 = 20;
+    let postgres = Postgres::start();
+    let mut lite = Lite::start(&postgres);
+    let gateway = Gateway::start(&format!(
+        "[[sink]]\nname = \"database\"\ntype = \"supabase\"\nurl = \"{}\"\nkey = \"{}\"\ninterval = \"0s\"\n",
+        lite.url(),
+        Lite::SECRET_KEY
+    ));
+    let mut plug = Device::connect(gateway.address, &gateway.home.device("plug"), "plug");
+    let mut publish = |n: u32| match n {
+        POISON => plug.publish("plug/readings", r#"{"n":"\u0000"}"#),
+        _ => plug.publish("plug/readings", &format!("{{\"n\":{n}}}")),
+    };
+    publish(1);
+    harness::eventually("the first row", || (postgres.sql(DELIVERED) == ["1|1"]).then_some(()));
+    lite.stop();
+    (2..=40).for_each(&mut publish);
+    let gateway = gateway.kill().start();
+    lite.start_again();
+
+    let dropped = gateway.wait_for_status("everything has an end", |status| {
+        let figures = &status["buffer"]["sinks"]["database"];
+        (figures["delivered"] == 39 && figures["pending"] == 0).then(|| figures["dropped"].clone())
+    });
+    assert_eq!(dropped, serde_json::json!({ "rejected": 1 }));
+    let stored = postgres.sql("select payload ->> 'n' from readings order by epoch, seq");
+    let expected: Vec<_> = (1..=40).filter(|n| *n != POISON).map(|n| n.to_string()).collect();
+    assert_eq!(stored, expected);
 }
 
 #[test]

@@ -34,7 +34,7 @@ pub(crate) struct Postgres {
 impl Postgres {
     /// Starts one with the table of `packaging/supabase/schema.sql`.
     pub(crate) fn start() -> Self {
-        let made = as_postgres("mktemp", &["-d", "-t", "tampu-postgres-XXXXXX"]);
+        let made = as_postgres("mktemp", &["-d"]);
         let postgres = Self { directory: text(&made).trim().into(), port: free_port() };
         let data = postgres.data();
         let options = format!(
@@ -99,8 +99,7 @@ impl Drop for Postgres {
 /// The gate and the REST API in front of a database.
 pub(crate) struct Lite {
     process: Child,
-    /// `http://127.0.0.1:port`.
-    pub(crate) url: String,
+    port: u16,
     directory: TempDir,
 }
 
@@ -123,20 +122,26 @@ impl Lite {
             Self::SECRET_KEY
         );
         std::fs::write(directory.path().join("supabase/config.toml"), config).expect("a file");
-        let log = std::fs::File::create(directory.path().join("log")).expect("a file");
-        let process = Command::new("node")
-            .args([LITE, "--no-telemetry", "start", "--no-admin"])
-            .current_dir(directory.path())
-            .env("LITE_TELEMETRY", "0")
-            .env("SUPABASE_TELEMETRY_DISABLED", "1")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a second handle"))
-            .stderr(log)
-            .spawn()
-            .expect("node starts");
-        let mut lite = Self { process, url: format!("http://127.0.0.1:{port}"), directory };
-        lite.wait_until_it_serves(port);
+        let mut lite = Self { process: spawn(directory.path()), port, directory };
+        lite.wait_until_it_serves();
         lite
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Ends it. Its port refuses connections then.
+    pub(crate) fn stop(&mut self) {
+        // It may have ended already.
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+
+    /// Starts it again after [`Lite::stop`], on the same port.
+    pub(crate) fn start_again(&mut self) {
+        self.process = spawn(self.directory.path());
+        self.wait_until_it_serves();
     }
 
     /// A token of a role, signed as a project signs.
@@ -150,9 +155,9 @@ impl Lite {
         text(&Command::new("node").args(["-e", SIGN, role, JWT_SECRET]).output().expect("node starts"))
     }
 
-    fn wait_until_it_serves(&mut self, port: u16) {
+    fn wait_until_it_serves(&mut self) {
         let start = Instant::now();
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_err() {
             let ended = self.process.try_wait().expect("a child can be asked");
             assert!(ended.is_none() && start.elapsed() < PATIENCE, "lite: {ended:?}\n{}", self.log());
             std::thread::sleep(Duration::from_millis(50));
@@ -169,10 +174,22 @@ impl Lite {
 
 impl Drop for Lite {
     fn drop(&mut self) {
-        // It may have ended already.
-        self.process.kill().ok();
-        self.process.wait().ok();
+        self.stop();
     }
+}
+
+fn spawn(directory: &Path) -> Child {
+    let log = std::fs::File::create(directory.join("log")).expect("a file");
+    Command::new("node")
+        .args([LITE, "--no-telemetry", "start", "--no-admin"])
+        .current_dir(directory)
+        .env("LITE_TELEMETRY", "0")
+        .env("SUPABASE_TELEMETRY_DISABLED", "1")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("a second handle"))
+        .stderr(log)
+        .spawn()
+        .expect("node starts")
 }
 
 /// PostgreSQL refuses to run as root: then Debian's user of that name runs it.
