@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
-use tokio_rustls::TlsAcceptor;
 
 use super::{Stream, reason};
 use crate::authorize::refusals::Refusal;
@@ -83,7 +82,7 @@ impl Door {
             Ok(config) => config,
             Err(unavailable) => return Outcome::Refused(Refusal::TlsUnavailable, unavailable.to_string()),
         };
-        let (result, shown) = witness(TlsAcceptor::from(config).accept(stream)).await;
+        let (result, shown) = witness(Stream::accept(stream, config)).await;
         let stream = match result {
             Ok(stream) => Box::new(stream),
             Err(error) => {
@@ -98,7 +97,7 @@ impl Door {
     }
 
     fn identity(&self, stream: &Stream) -> Result<Identity, (Refusal, String)> {
-        let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let certificates = stream.peer_certificates();
         let Some(certificate) = certificates.first() else {
             let detail = "it showed no certificate, and `access.anonymous` names nobody that it could be";
             return self.anonymous.clone().ok_or_else(|| (Refusal::CertificateMissing, detail.to_owned()));

@@ -7,6 +7,7 @@
 
 mod handshake;
 mod reason;
+mod stream;
 
 #[cfg(test)]
 mod tests;
@@ -19,7 +20,6 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -31,6 +31,8 @@ use crate::tasks::Spawner;
 
 use handshake::{Door, Outcome};
 
+pub use stream::Stream;
+
 /// After an error of accept(2), such as one for want of file descriptors: others may be closed meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections that wait in the kernel to be accepted: all devices come back at once after a power cut.
@@ -41,9 +43,6 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEPALIVE_PROBES: u32 = 3;
 /// … and after this long if something that was sent to it is not acknowledged.
 const SEND_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// A connection after its handshake.
-pub type Stream = TlsStream<TcpStream>;
 
 /// A bound socket.
 #[derive(Debug)]

@@ -23,6 +23,7 @@ use crate::pki::Pki;
 
 mod door;
 mod running;
+mod stream;
 
 /// Nothing in these tests takes so long; a test that waits for it has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
