@@ -16,12 +16,12 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use crate::authorize::Identity;
 use crate::authorize::refusals::{Refusal, Refusals};
@@ -33,8 +33,12 @@ use handshake::{Door, Outcome};
 
 pub use stream::Stream;
 
+/// Open files that the rest of the program needs: the store, the sinks' connections, the API.
+const RESERVED_FILES: u64 = 64;
 /// After an error of accept(2), such as one for want of file descriptors: others may be closed meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often such an error is logged.
+const ACCEPT_LOG_PERIOD: Duration = Duration::from_secs(60);
 /// Connections that wait in the kernel to be accepted: all devices come back at once after a power cut.
 const BACKLOG: i32 = 1_024;
 /// A peer that is gone (no FIN, no RST) is noticed after this much silence, whatever its keep alive …
@@ -91,9 +95,11 @@ impl Listener {
         S: Fn(Box<Stream>, Identity, SocketAddr, CancellationToken) -> F + Clone + Send + 'static,
         F: Future<Output = ()> + Send,
     {
-        let places = Arc::new(Semaphore::new(self.settings.max_connections));
+        let max_connections =
+            room_for(self.settings.max_connections, raise_file_limit(self.settings.max_connections));
+        let places = Arc::new(Semaphore::new(max_connections));
         let door = Arc::new(Door::new(tls, anonymous, &self.settings));
-        let mut failing = false;
+        let mut logged: Option<Instant> = None;
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -103,18 +109,16 @@ impl Listener {
             let (stream, address) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    if !std::mem::replace(&mut failing, true) {
-                        warn!(%error, "connections cannot be accepted");
+                    if logged.is_none_or(|at| at.elapsed() >= ACCEPT_LOG_PERIOD) {
+                        warn!(%error, "a connection cannot be accepted");
+                        logged = Some(Instant::now());
                     }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
-            if std::mem::take(&mut failing) {
-                info!("connections are accepted again");
-            }
             let Ok(place) = places.clone().try_acquire_owned() else {
-                let detail = format!("{} connections are open", self.settings.max_connections);
+                let detail = format!("{max_connections} connections are open");
                 refusals.record(Refusal::TooManyConnections, address.ip(), None, &detail);
                 continue;
             };
@@ -143,6 +147,40 @@ impl Listener {
             });
         }
     }
+}
+
+/// Asks for as many open files as so many connections need, and returns how many there may be.
+/// systemd starts a service with 1,024 and lets it have more.
+fn raise_file_limit(connections: usize) -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let current = current.unwrap_or(u64::MAX);
+    let wanted = (connections as u64 + RESERVED_FILES).min(maximum.unwrap_or(u64::MAX));
+    if wanted <= current {
+        return current;
+    }
+    match setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }) {
+        Ok(()) => wanted,
+        Err(error) => {
+            debug!(%error, "the limit on open files stays as it is");
+            current
+        }
+    }
+}
+
+/// Connections that so many open files leave room for. Without files of its own the store cannot write,
+/// and then no device gets an acknowledgement.
+fn room_for(connections: usize, files: u64) -> usize {
+    let room = files - RESERVED_FILES.min(files / 2);
+    let allowed = usize::try_from(room).unwrap_or(usize::MAX).min(connections);
+    if allowed < connections {
+        warn!(
+            files,
+            allowed,
+            "the limit on open files (LimitNOFILE=, ulimit -n) allows fewer connections than `listener.max_connections`"
+        );
+    }
+    allowed
 }
 
 fn set_options(stream: &TcpStream) -> io::Result<()> {
