@@ -93,7 +93,7 @@ async fn under_drop_oldest_the_newest_stay_and_the_oldest_are_counted() {
     let (buffer, _) = Buffer::open(dir.path(), &small, &[sink("cloud")]).unwrap();
     let mut writer = buffer.writer();
     for round in 0..100 {
-        let payload: Vec<u8> = (0..4_000_u32).map(|n| (n * n * (round + 7) >> 5) as u8).collect();
+        let payload: Vec<u8> = (0..4_000_u32).map(|n| ((n * n * (round + 7)) >> 5) as u8).collect();
         append(&mut writer, &device(), &payload, None).await;
     }
     let status = buffer.status();
@@ -111,7 +111,7 @@ async fn under_refuse_new_nothing_is_lost_and_room_is_told() {
     let (buffer, _) = Buffer::open(dir.path(), &small, &[sink("cloud")]).unwrap();
     let mut writer = buffer.writer();
     let mut taken = 0;
-    let payload: Vec<u8> = (0..4_000_u32).map(|n| (n * n >> 5) as u8).collect();
+    let payload: Vec<u8> = (0..4_000_u32).map(|n| ((n * n) >> 5) as u8).collect();
     loop {
         match writer.submit(&incoming(&device(), &payload, None), Wait::ForAck) {
             Ok(seq) => taken = seq,
