@@ -1,6 +1,6 @@
 //! Readings to bytes and back.
 //!
-//! A record is: flags 1 │ [boot 16] │ boot ms │ wall ms │ device │ stream │ topic │ payload │ [fault]. Times are
+//! A record is: flags 1 │ (boot 16) │ boot ms │ wall ms │ device │ stream │ topic │ payload │ (fault). Times are
 //! differences to the base of the block, the wall clock's as what it moved more than the boot clock: mostly 0.
 //!
 //! A block is: epoch 8 │ boot 16 │ base wall ms 8 │ base boot ms 8 │ count │ raw length │ parts │ codec 1 │ data.
