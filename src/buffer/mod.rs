@@ -1,4 +1,48 @@
 //! The store on disk: readings are acknowledged after they are in it, and wait in it until every sink has them.
+//!
+//! ```text
+//! Writer ──submit──▶ open group ──swap──▶ store thread ══ batch, flush, fdatasync ══▶ watermark ──▶ acks
+//!                                            │    ▲
+//!                                   blocks   ▼    │ settle: cursors, dead letters
+//!                                          Reader (one a sink)
+//! ```
+//!
+//! # What must stay true
+//!
+//! 1. **Acked is on disk** (P1). [`Writer::durable`] moves only after the batch was applied, flushed *and* synced.
+//!    Any error latches: nothing moves until the store was opened and checked again. After a failed sync the page
+//!    cache proves nothing: the store is copied into a new one before anything is acknowledged.
+//! 2. **Conserved** (P2). A cursor stores which numbers are settled and how; what is pending is the complement. Both
+//!    are one record, so that no crash can part them.
+//! 3. **Numbers are never used twice.** Sequence numbers count 1, 2, 3 …; each opening raises the epoch, on disk before
+//!    the first append. A disk that lied about a sync can lose numbers, but a number given again has another epoch.
+//! 4. **Nothing is removed before the cursors that allow it are on disk**; what was removed is on record, so that
+//!    a block that is missing otherwise is known to be damage.
+//! 5. **Damage is named, and never in the way** (P5). What cannot be trusted is set aside and searched for
+//!    every sound frame; what is gone is reported in numbers and settled as [`DropReason::Damaged`].
+//! 6. **A backlog costs disk, nothing else** (P6). Nothing here grows with what waits, and nothing scans it at opening.
+//!
+//! # Format
+//!
+//! One sled tree. Every change is one atomic batch, and carries the state record, so that the facts about the
+//! store are always those of its content.
+//!
+//! | Key | Value |
+//! |---|---|
+//! | `b` first number (8, big-endian) part (2) | block of readings: `block` |
+//! | `c` sink | cursor: `cursor` |
+//! | `d` number (8) sink NUL part (2) | dead letter: `letter` |
+//! | `mstate` | end, epoch, totals, and what was removed: `ledger` |
+//! | `mgaps`, `mboots` | numbers lost to damage; clock offsets by boot |
+//!
+//! Every value is a frame with its own key and a CRC-32C (`frame`) of at most 6 KiB: what is larger is cut. The files around the
+//! store are described in `disk`. Only `store` knows that it is sled; `docs/decisions/0002-sled-in-blocks.md` says
+//! what must be done so that it keeps its word.
+//!
+//! # Threads
+//!
+//! One thread owns the store (`thread`); it may block, nothing else here does. Writers and readers meet it under two
+//! short locks: the intake (`group`) and the ledger (`ledger`). Neither is ever held across a disk access or an await.
 
 mod block;
 mod commit;

@@ -117,9 +117,13 @@ fn check(store: &Store, state: &State, end: Seq) -> Result<(), StoreError> {
     }
 }
 
-/// Opens the store again after an error, and checks that it still holds what was acknowledged.
-pub(super) fn reopen(disk: &Disk, ledger: &Ledger, rebuild: Option<&str>) -> Result<Store, StoreError> {
-    let end = ledger.book().state.end;
+/// Opens the store again after an error, and checks that it still holds what was acknowledged: all below `end`.
+pub(super) fn reopen(
+    disk: &Disk,
+    ledger: &Ledger,
+    end: Seq,
+    rebuild: Option<&str>,
+) -> Result<Store, StoreError> {
     let Some(why) = rebuild else {
         let (store, found) = open_checked(disk, end)?;
         ledger.book().set_state(found.state);

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -57,6 +57,9 @@ pub(super) fn rebuild(
     why: &str,
     tip: &[(u64, Vec<u8>)],
 ) -> Result<Rebuilt, StoreError> {
+    for (offset, bytes) in tip {
+        keep_tip(&disk.store().join(format!("db.{offset}")), bytes)?;
+    }
     let aside = disk.set_aside()?;
     disk.drop_ballast();
     let target = disk.rebuild();
@@ -68,9 +71,6 @@ pub(super) fn rebuild(
     let mut index = BTreeMap::new();
     if let Some(aside) = &aside {
         findings.push(format!("it was set aside as {}", aside.display()));
-        for (offset, bytes) in tip {
-            fs::write(aside.join(format!("db.{offset}")), bytes)?;
-        }
         for path in files_in(aside)? {
             let file = File::open(&path)?;
             let number = files.len();
@@ -89,6 +89,15 @@ pub(super) fn rebuild(
     findings.push(format!("{kept} readings were recovered"));
     let store = Store::open(&disk.store())?;
     Ok(Rebuilt { store, state, lost, findings })
+}
+
+/// What an earlier attempt has kept is nearer to the truth.
+fn keep_tip(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    match File::create_new(path) {
+        Ok(mut file) => file.write_all(bytes).and_then(|()| file.sync_all()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 #[derive(Debug)]

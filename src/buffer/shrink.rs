@@ -116,18 +116,18 @@ fn age_ms(stamp: &Stamp, now: &Stamp) -> Option<u64> {
     trusted.then(|| u64::try_from(now.wall_ms.saturating_sub(stamp.wall_ms)).unwrap_or(0))
 }
 
-/// Merges small neighbours from `from` on, in one atomic change; says where to go on, or `None` at the end.
+/// Merges small neighbours from `from` on, in one atomic change; says where to go on, and whether there is more now.
 pub(super) fn seal(
     store: &Store,
     ledger: &Ledger,
     packer: &mut Packer,
     from: Seq,
-) -> Result<Option<Seq>, StoreError> {
+) -> Result<(Seq, bool), StoreError> {
     let mut next = ledger.book().state.clone();
     let from = from.max(next.oldest());
     let blocks = store.fetch(from, next.end)?.blocks;
-    let Some(last) = blocks.last() else { return Ok(None) };
-    let go_on = (last.end() < next.end).then(|| last.end());
+    let Some(last) = blocks.last() else { return Ok((next.end, false)) };
+    let go_on = (last.end(), last.end() < next.end);
     let mut batch = Batch::default();
     for run in blocks.chunk_by(mergeable).filter(|run| run.len() >= MERGE_AT_LEAST) {
         let base = run[0].header.base;

@@ -84,9 +84,11 @@ pub(super) struct Keeper {
     /// Passed by all, as the cursors on disk say, and not removed yet.
     removable: Vec<(Seq, Seq)>,
     cursors_due: Option<Instant>,
-    /// Where merging goes on, and how many keys make it start anew.
-    seal_from: Option<Seq>,
+    /// Blocks below were merged, or are older than this opening.
+    sealed_to: Seq,
+    /// So many keys make merging start, until it has come to the end.
     seal_at_keys: u64,
+    sealing: bool,
 }
 
 impl Keeper {
@@ -98,6 +100,7 @@ impl Keeper {
         settings: config::Buffer,
         store: Store,
     ) -> std::io::Result<Self> {
+        let sealed_to = hub.intake.durable() + 1;
         Ok(Self {
             hub,
             commands,
@@ -112,8 +115,9 @@ impl Keeper {
             spare: None,
             removable: Vec::new(),
             cursors_due: None,
-            seal_from: None,
+            sealed_to,
             seal_at_keys: shrink::SEAL_KEYS,
+            sealing: false,
         })
     }
 
@@ -141,7 +145,7 @@ impl Keeper {
         if let Some(latch) = &self.latch {
             return Some(latch.retry);
         }
-        if !self.removable.is_empty() || self.seal_from.is_some() {
+        if !self.removable.is_empty() || self.sealing {
             return Some(Instant::now());
         }
         [self.cursors_due, Some(self.space.due())].into_iter().flatten().min()
@@ -170,12 +174,10 @@ impl Keeper {
             shrink::remove_settled(store, &hub.ledger, &mut self.removable)?;
         }
         self.space.look(store, &self.disk, hub)?;
-        let keys = hub.ledger.book().state.keys;
-        if self.seal_from.is_none() && keys >= self.seal_at_keys {
-            self.seal_from = Some(0);
-        }
-        if let Some(from) = self.seal_from {
-            self.seal_from = shrink::seal(store, &hub.ledger, &mut self.packer, from)?;
+        self.sealing |= hub.ledger.book().state.keys >= self.seal_at_keys;
+        if self.sealing {
+            let (to, more) = shrink::seal(store, &hub.ledger, &mut self.packer, self.sealed_to)?;
+            (self.sealed_to, self.sealing) = (to, more);
             self.seal_at_keys = hub.ledger.book().state.keys + shrink::SEAL_KEYS;
         }
         Ok(())
@@ -237,14 +239,15 @@ impl Keeper {
         let rebuild = error.needs_rebuild().then(|| error.to_string());
         self.latch = Some(Latch { retry: Instant::now() + pause, pause, rebuild });
         self.removable.clear();
-        self.seal_from = None;
+        self.sealing = false;
     }
 
     /// Opens the store again, or rebuilds it, and writes what of the held group it does not have.
     fn recover(&mut self) {
         self.disk.drop_ballast();
         let rebuild = self.latch.as_ref().and_then(|latch| latch.rebuild.clone());
-        match open::reopen(&self.disk, &self.hub.ledger, rebuild.as_deref()) {
+        let end = self.hub.intake.durable() + 1;
+        match open::reopen(&self.disk, &self.hub.ledger, end, rebuild.as_deref()) {
             Ok(store) => self.store = Some(store),
             Err(error) => return self.latch(error),
         }
