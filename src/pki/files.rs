@@ -29,7 +29,8 @@ pub(super) fn private_dir(dir: &Path) -> Result<(), PkiError> {
     }
     let mode = fs::metadata(dir).map_err(failed)?.permissions().mode();
     if mode & 0o077 != 0 {
-        fs::set_permissions(dir, Permissions::from_mode(0o700)).map_err(failed)?;
+        fs::set_permissions(dir, Permissions::from_mode(0o700))
+            .map_err(|source| PkiError::io("closing to others the directory", dir, source))?;
     }
     Ok(())
 }

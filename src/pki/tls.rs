@@ -16,6 +16,7 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig,
     SignatureScheme,
 };
+use tracing::info;
 
 use super::authority::Authority;
 use super::certificate::{CertificateInfo, NoDevice, device_of};
@@ -79,7 +80,12 @@ pub enum Renewed {
 impl ServerTls {
     pub(super) fn new(pki: Pki, client_auth: ClientAuth) -> Self {
         let source = Source { pki, client_auth };
-        let in_force = source.build(None).map(|(in_force, _)| in_force.expect("there was nothing before"));
+        let in_force = source.build(None).map(|(in_force, why)| {
+            if let Some(why) = why {
+                info!(%why, "the server's certificate was made");
+            }
+            in_force.expect("there was nothing before")
+        });
         let clock = source.pki.clock.clone();
         let in_force = in_force.map_err(|error| TlsUnavailable(error.to_string().into()));
         Self(Arc::new(Shared { clock, in_force: RwLock::new(in_force), source: Mutex::new(source) }))
