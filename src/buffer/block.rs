@@ -3,7 +3,9 @@
 //! A record is: flags 1 │ (boot 16) │ boot ms │ wall ms │ device │ stream │ topic │ payload │ (fault). Times are
 //! differences to the base of the block, the wall clock's as what it moved more than the boot clock: mostly 0.
 //!
-//! A block is: epoch 8 │ boot 16 │ base wall ms 8 │ base boot ms 8 │ count │ raw length │ parts │ codec 1 │ data.
+//! A block is: [state record with its length 1 before it] │ epoch 8 │ boot 16 │ base wall ms 8 │ base boot ms 8 │
+//! count │ raw length │ parts │ codec 1 │ data. The last block of a commit carries the state record: a commit is then
+//! often a single key, which costs the disk half of what two do.
 //! Its first number is its key. A block holds at most what fits a value after compression; a single reading that
 //! does not is spread over several parts.
 
@@ -24,8 +26,11 @@ const CODEC_PLAIN: u8 = 0;
 const CODEC_ZSTD: u8 = 1;
 const LEVEL: i32 = 1;
 
-/// Three varints and the codec are at most 16 bytes.
-const BLOCK_HEADER: usize = 8 + 16 + 8 + 8 + 16;
+/// The longest state record that a block carries.
+pub(super) const MAX_STATE: usize = 255;
+
+/// Three varints, the codec and the length of the state are at most 16 bytes.
+const BLOCK_HEADER: usize = MAX_STATE + 8 + 16 + 8 + 8 + 16;
 
 /// Compressed bytes in one value.
 const MAX_DATA: usize = MAX_VALUE - frame::OVERHEAD - BLOCK_HEADER;
@@ -179,9 +184,16 @@ impl Header {
         out.push(self.codec);
     }
 
+    /// The state record before the header, empty when there is none.
+    pub(super) fn state(body: &[u8]) -> Option<&[u8]> {
+        let (length, rest) = body.split_first()?;
+        rest.get(..usize::from(*length))
+    }
+
     /// The header and the data behind it.
     pub(super) fn parse(body: &[u8]) -> Option<(Self, &[u8])> {
-        let mut fields = Fields::new(body);
+        let state = Self::state(body)?;
+        let mut fields = Fields::new(&body[1 + state.len()..]);
         let header = Self {
             epoch: u64::from_le_bytes(fields.array()?),
             base: Base {
@@ -198,18 +210,35 @@ impl Header {
     }
 }
 
-/// A stored value and its key.
+/// A value in the making.
 #[derive(Debug)]
-pub(super) struct Value {
+pub(super) struct Piece {
     pub(super) key: [u8; 11],
-    pub(super) frame: Vec<u8>,
+    pub(super) kind: Kind,
+    body: Vec<u8>,
+}
+
+impl Piece {
+    /// Bytes of the frame with a state record of that length.
+    pub(super) fn size(&self, state: usize) -> usize {
+        frame::size(self.key.len(), self.prefix() + state + self.body.len())
+    }
+
+    /// The frame. Only a block's first part can carry a state record.
+    pub(super) fn frame(&self, state: &[u8]) -> Vec<u8> {
+        let length = u8::try_from(state.len()).expect("at most MAX_STATE");
+        frame::wrap_all(self.kind, &self.key, &[&[length][..self.prefix()], state, &self.body])
+    }
+
+    fn prefix(&self) -> usize {
+        usize::from(self.kind == Kind::Block)
+    }
 }
 
 /// Cuts groups into blocks that fit a value each.
 pub(super) struct Packer {
     compressor: zstd::bulk::Compressor<'static>,
     data: Vec<u8>,
-    body: Vec<u8>,
     /// Compressed bytes per raw byte, of late.
     ratio: f64,
 }
@@ -223,11 +252,11 @@ impl std::fmt::Debug for Packer {
 impl Packer {
     pub(super) fn new() -> std::io::Result<Self> {
         let compressor = zstd::bulk::Compressor::new(LEVEL)?;
-        Ok(Self { compressor, data: Vec::new(), body: Vec::new(), ratio: 0.25 })
+        Ok(Self { compressor, data: Vec::new(), ratio: 0.25 })
     }
 
-    /// Cuts, compresses and frames; the values go to `emit` in order of their keys.
-    pub(super) fn pack(&mut self, epoch: u64, records: &Records<'_>, mut emit: impl FnMut(Value)) {
+    /// Cuts and compresses; the pieces come in order of their keys.
+    pub(super) fn pack(&mut self, epoch: u64, records: &Records<'_>, pieces: &mut Vec<Piece>) {
         let (mut index, mut begin) = (0, records.offset);
         while index < records.ends.len() {
             let (count, codec) = self.fit(&records.bytes[begin..], begin, &records.ends[index..]);
@@ -241,7 +270,7 @@ impl Packer {
                     .expect("an MQTT packet has at most 256 MiB, 65,535 parts hold 380"),
                 codec,
             };
-            self.emit_block(records.first + index as u64, &header, &mut emit);
+            self.put_block(records.first + index as u64, &header, pieces);
             (index, begin) = (index + count, end);
         }
     }
@@ -279,16 +308,15 @@ impl Packer {
         }
     }
 
-    fn emit_block(&mut self, first: Seq, header: &Header, emit: &mut impl FnMut(Value)) {
+    fn put_block(&self, first: Seq, header: &Header, pieces: &mut Vec<Piece>) {
         let mut chunks = self.data.chunks(MAX_DATA);
-        self.body.clear();
-        header.put(&mut self.body);
-        self.body.extend_from_slice(chunks.next().unwrap_or_default());
-        let key = key::block(first, 0);
-        emit(Value { key, frame: frame::wrap(Kind::Block, &key, &self.body) });
+        let data = chunks.next().unwrap_or_default();
+        let mut body = Vec::with_capacity(BLOCK_HEADER - MAX_STATE + data.len());
+        header.put(&mut body);
+        body.extend_from_slice(data);
+        pieces.push(Piece { key: key::block(first, 0), kind: Kind::Block, body });
         for (part, chunk) in (1_u16..).zip(chunks) {
-            let key = key::block(first, part);
-            emit(Value { key, frame: frame::wrap(Kind::BlockPart, &key, chunk) });
+            pieces.push(Piece { key: key::block(first, part), kind: Kind::BlockPart, body: chunk.to_vec() });
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What one commit writes: blocks, dead letters, cursors and the state record, in atomic batches, then one sync.
 
-use super::block::{Names, Packer};
+use super::block::{MAX_STATE, Names, Packer, Piece};
 use super::cursor::Fate;
 use super::disk::Disk;
 use super::frame::{Kind, key, parse_value, wrap};
@@ -26,14 +26,15 @@ pub(super) fn write(
 ) -> Result<Vec<(Seq, Seq)>, StoreError> {
     let mut batch = Batch::default();
     let mut next = ledger.book().state.clone();
-    if let Some(group) = group {
-        put_group(store, packer, &mut batch, &mut next, group)?;
-    }
+    let pieces = match group {
+        Some(group) => put_group(store, packer, &mut batch, &mut next, group)?,
+        None => Vec::new(),
+    };
     let (passed, letters) = put_progress(&mut batch, &mut next, &mut ledger.book());
     let written = (|| {
         put_letters(store, &mut batch, &mut next, &letters)?;
         evict_letters(store, &mut batch, &mut next, max_letters)?;
-        put_state(&mut batch, &mut next);
+        put_pieces(&mut batch, &mut next, &pieces);
         store.apply(batch)?;
         store.sync(disk)
     })();
@@ -46,33 +47,52 @@ pub(super) fn write(
     Ok(passed)
 }
 
-/// Several batches when the group has grown long; each is complete in itself.
+/// Several batches when the group has grown long; each is complete in itself. Gives back the last one's pieces.
 fn put_group(
     store: &Store,
     packer: &mut Packer,
     batch: &mut Batch,
     next: &mut State,
     group: &Group,
-) -> Result<(), StoreError> {
+) -> Result<Vec<Piece>, StoreError> {
     // After a recovery part of the group may be there already.
     let mut done = next.end.saturating_sub(group.first) as usize;
+    let mut pieces = Vec::new();
     while done < group.len() {
-        if !batch.is_empty() {
-            put_state(batch, next);
+        if !pieces.is_empty() {
+            put_pieces(batch, next, &pieces);
             store.apply(std::mem::take(batch))?;
+            pieces.clear();
         }
         let upto = group.len().min(done + BATCH_READINGS);
-        packer.pack(next.epoch, &group.records(done, upto), |value| {
-            next.keys += 1;
-            next.live_bytes += value.frame.len() as u64;
-            batch.insert(&value.key, value.frame);
-        });
+        packer.pack(next.epoch, &group.records(done, upto), &mut pieces);
         next.end = group.first + upto as u64;
         let unfit = group.unfit(done, upto, next.epoch);
         put_letters(store, batch, next, &unfit)?;
         done = upto;
     }
-    Ok(())
+    Ok(pieces)
+}
+
+/// Puts blocks, and the state record into the last of them.
+pub(super) fn put_pieces(batch: &mut Batch, next: &mut State, pieces: &[Piece]) {
+    let carrier = pieces.iter().rposition(|piece| piece.kind == Kind::Block);
+    let length = next.encode().len();
+    let carrier = carrier.filter(|_| length <= MAX_STATE);
+    let carried = |index: usize| if Some(index) == carrier { length } else { 0 };
+    for (index, piece) in pieces.iter().enumerate() {
+        next.keys += 1;
+        next.live_bytes += piece.size(carried(index)) as u64;
+    }
+    if carrier.is_none() {
+        put_state(batch, next);
+    } else {
+        next.generation += 1;
+    }
+    let state = next.encode();
+    for (index, piece) in pieces.iter().enumerate() {
+        batch.insert(&piece.key, piece.frame(&state[..carried(index)]));
+    }
 }
 
 /// Puts the facts about the whole store.

@@ -67,17 +67,28 @@ pub(super) struct Frame<'a> {
     pub(super) size: usize,
 }
 
+/// Bytes of a frame.
+pub(super) fn size(key: usize, body: usize) -> usize {
+    HEADER + key + body + CHECKSUM
+}
+
 /// Wraps a body.
 pub(super) fn wrap(kind: Kind, key: &[u8], body: &[u8]) -> Vec<u8> {
-    debug_assert!(key.len() <= MAX_KEY && HEADER + key.len() + body.len() + CHECKSUM <= MAX_VALUE);
-    let mut frame = Vec::with_capacity(HEADER + key.len() + body.len() + CHECKSUM);
+    wrap_all(kind, key, &[body])
+}
+
+/// Wraps a body that comes in pieces.
+pub(super) fn wrap_all(kind: Kind, key: &[u8], body: &[&[u8]]) -> Vec<u8> {
+    let length = body.iter().map(|piece| piece.len()).sum();
+    debug_assert!(key.len() <= MAX_KEY && size(key.len(), length) <= MAX_VALUE);
+    let mut frame = Vec::with_capacity(size(key.len(), length));
     frame.extend_from_slice(&MAGIC);
     frame.push(VERSION);
     frame.push(kind as u8);
     frame.push(u8::try_from(key.len()).expect("keys are shorter than 256 bytes"));
-    frame.extend_from_slice(&u16::try_from(body.len()).expect("values are at most 6 KiB").to_le_bytes());
+    frame.extend_from_slice(&u16::try_from(length).expect("values are at most 6 KiB").to_le_bytes());
     frame.extend_from_slice(key);
-    frame.extend_from_slice(body);
+    body.iter().for_each(|piece| frame.extend_from_slice(piece));
     frame.extend_from_slice(&crc32c::crc32c(&frame).to_le_bytes());
     frame
 }

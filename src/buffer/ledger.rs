@@ -47,8 +47,9 @@ pub(super) struct State {
 }
 
 impl State {
+    /// Numbers are of fixed width: the length must not depend on what a block with this record in it adds to them.
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(64);
+        let mut out = Vec::with_capacity(96);
         let numbers = [
             self.generation,
             self.epoch,
@@ -59,22 +60,23 @@ impl State {
             self.letters_evicted,
             self.refused_full,
         ];
-        numbers.into_iter().for_each(|number| put_varint(&mut out, number));
+        numbers.into_iter().for_each(|number| out.extend_from_slice(&number.to_le_bytes()));
         put_ranges(&mut out, &self.removed);
         out
     }
 
     pub(super) fn decode(body: &[u8]) -> Option<Self> {
         let mut fields = Fields::new(body);
+        let mut number = || Some(u64::from_le_bytes(fields.array()?));
         Some(Self {
-            generation: fields.varint()?,
-            epoch: fields.varint()?,
-            end: fields.varint().filter(|end| *end > 0)?,
-            keys: fields.varint()?,
-            live_bytes: fields.varint()?,
-            letters: fields.varint()?,
-            letters_evicted: fields.varint()?,
-            refused_full: fields.varint()?,
+            generation: number()?,
+            epoch: number()?,
+            end: number().filter(|end| *end > 0)?,
+            keys: number()?,
+            live_bytes: number()?,
+            letters: number()?,
+            letters_evicted: number()?,
+            refused_full: number()?,
             removed: take_ranges(&mut fields)?,
         })
     }

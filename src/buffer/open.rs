@@ -144,9 +144,9 @@ pub(super) fn reopen(
 /// Reads what the store says about itself. Does not look at its blocks.
 fn load(store: &Store) -> Result<Book, StoreError> {
     let damaged = |what: &str| StoreError::Damaged(what.to_owned());
-    let state = match store.body(key::STATE, Kind::Meta)? {
-        Some(body) => State::decode(&body).ok_or_else(|| damaged("the state record makes no sense"))?,
-        None if store.last_block()?.is_some() => return Err(damaged("the state record is gone")),
+    let state = match store.state()? {
+        Some(state) => state,
+        None if store.has_blocks()? => return Err(damaged("the state record is gone")),
         None => State { end: 1, ..State::default() },
     };
     let mut book = Book { state, ..Book::default() };

@@ -69,16 +69,22 @@ pub(super) fn rebuild(
     let mut findings = vec![format!("the store was damaged: {why}")];
     let mut files = Vec::new();
     let mut index = BTreeMap::new();
+    let mut state = State::default();
     if let Some(aside) = &aside {
         findings.push(format!("it was set aside as {}", aside.display()));
         for path in files_in(aside)? {
             let file = File::open(&path)?;
             let number = files.len();
-            scan(&file, |offset, frame| note(&mut index, number, offset, frame))?;
+            scan(&file, |offset, frame| {
+                note(&mut index, number, offset, frame);
+                if let Some(found) = state_in(frame).filter(|found| found.generation > state.generation) {
+                    state = found;
+                }
+            })?;
             files.push(file);
         }
     }
-    let source = Source { files, index };
+    let source = Source { files, index, state };
     let store = Store::open(&target)?;
     let (state, lost) = source.copy_into(&store, disk, end)?;
     store.sync(disk)?;
@@ -104,6 +110,8 @@ fn keep_tip(path: &Path, bytes: &[u8]) -> io::Result<()> {
 struct Source {
     files: Vec<File>,
     index: BTreeMap<Vec<u8>, Found>,
+    /// The newest one.
+    state: State,
 }
 
 impl Source {
@@ -113,7 +121,7 @@ impl Source {
         disk: &Disk,
         end: Option<Seq>,
     ) -> Result<(State, Vec<(Seq, Seq)>), StoreError> {
-        let mut state = self.meta(key::STATE).and_then(|body| State::decode(&body)).unwrap_or_default();
+        let mut state = self.state.clone();
         if state.end == 0 {
             state.removed = self.settled_by_all();
         }
@@ -213,6 +221,14 @@ impl Source {
         let mut value = vec![0; found.size];
         self.files[found.file].read_exact_at(&mut value, found.offset).ok()?;
         frame::parse_value(key, &value).is_some().then_some(value)
+    }
+}
+
+fn state_in(frame: &Frame<'_>) -> Option<State> {
+    match frame.kind {
+        Kind::Meta if frame.key == key::STATE => State::decode(frame.body),
+        Kind::Block => State::decode(Header::state(frame.body)?),
+        _ => None,
     }
 }
 

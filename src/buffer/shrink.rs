@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::DropReason;
 use super::block::{Base, Block, Packer, Records};
-use super::commit::{drop_ranges, put_state};
+use super::commit::{drop_ranges, put_pieces, put_state};
 use super::ledger::{Ledger, MAX_REMOVED, State};
 use super::store::{Batch, Span, Store, StoreError};
 use crate::message::{ClockQuality, Seq, Stamp};
@@ -128,7 +128,7 @@ pub(super) fn seal(
     let blocks = store.fetch(from, next.end)?.blocks;
     let Some(last) = blocks.last() else { return Ok((next.end, false)) };
     let go_on = (last.end(), last.end() < next.end);
-    let mut batch = Batch::default();
+    let (mut batch, mut pieces) = (Batch::default(), Vec::new());
     for run in blocks.chunk_by(mergeable).filter(|run| run.len() >= MERGE_AT_LEAST) {
         let base = run[0].header.base;
         let (mut bytes, mut ends) = (Vec::new(), Vec::new());
@@ -142,14 +142,10 @@ pub(super) fn seal(
             next.live_bytes = next.live_bytes.saturating_sub(span.bytes);
         }
         let records = Records { first: run[0].first, base, offset: 0, bytes: &bytes, ends: &ends };
-        packer.pack(run[0].header.epoch, &records, |value| {
-            next.keys += 1;
-            next.live_bytes += value.frame.len() as u64;
-            batch.insert(&value.key, value.frame);
-        });
+        packer.pack(run[0].header.epoch, &records, &mut pieces);
     }
     if !batch.is_empty() {
-        put_state(&mut batch, &mut next);
+        put_pieces(&mut batch, &mut next, &pieces);
         store.apply(batch)?;
         ledger.book().set_state(next);
     }

@@ -2,6 +2,7 @@
 //!
 //! Nothing outside this file names sled. Its calls may panic on damaged files: each is fenced.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use super::block::{Block, Header};
 use super::disk::Disk;
 use super::frame::{self, Kind, key};
+use super::ledger::State;
 use super::salvage::fill;
 use crate::message::Seq;
 
@@ -57,24 +59,19 @@ impl StoreError {
 
 /// Changes that reach the disk together or not at all.
 #[derive(Debug, Default)]
-pub(super) struct Batch {
-    changes: sled::Batch,
-    has_changes: bool,
-}
+pub(super) struct Batch(BTreeMap<Vec<u8>, Option<Vec<u8>>>);
 
 impl Batch {
     pub(super) fn insert(&mut self, key: &[u8], frame: Vec<u8>) {
-        self.has_changes = true;
-        self.changes.insert(key, frame);
+        self.0.insert(key.to_vec(), Some(frame));
     }
 
     pub(super) fn remove(&mut self, key: &[u8]) {
-        self.has_changes = true;
-        self.changes.remove(key);
+        self.0.insert(key.to_vec(), None);
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        !self.has_changes
+        self.0.is_empty()
     }
 }
 
@@ -132,7 +129,20 @@ impl Store {
 
     /// Applies a batch; it is on disk only after [`Store::sync`].
     pub(super) fn apply(&self, batch: Batch) -> Result<(), StoreError> {
-        fenced(|| self.db.apply_batch(batch.changes))
+        let mut changes: Vec<_> = batch.0.into_iter().collect();
+        // One key is atomic by itself; a batch would be one more write, and one more page for the disk.
+        if let [(key, Some(frame))] = &mut changes[..] {
+            let frame = std::mem::take(frame);
+            return fenced(|| self.db.insert(&key[..], frame)).map(|_| ());
+        }
+        let mut batch = sled::Batch::default();
+        for (key, change) in changes {
+            match change {
+                Some(frame) => batch.insert(key, frame),
+                None => batch.remove(key),
+            }
+        }
+        fenced(|| self.db.apply_batch(batch))
     }
 
     /// Puts everything that was applied on disk.
@@ -194,9 +204,26 @@ impl Store {
         })
     }
 
-    /// The first number of the last block.
-    pub(super) fn last_block(&self) -> Result<Option<Seq>, StoreError> {
-        self.block_at_or_before(Seq::MAX)
+    /// The newest state record: that of the last commit, in its last block, or a later one under a key of its own.
+    pub(super) fn state(&self) -> Result<Option<State>, StoreError> {
+        let damaged = || StoreError::Damaged("the state record makes no sense".to_owned());
+        let own = match self.body(key::STATE, Kind::Meta)? {
+            Some(body) => Some(State::decode(&body).ok_or_else(damaged)?),
+            None => None,
+        };
+        let carried = match self.block_at_or_before(Seq::MAX)? {
+            Some(last) => {
+                let body = self.body(&key::block(last, 0), Kind::Block)?;
+                body.and_then(|body| State::decode(Header::state(&body)?))
+            }
+            None => None,
+        };
+        Ok(own.into_iter().chain(carried).max_by_key(|state| state.generation))
+    }
+
+    /// Whether there is any block.
+    pub(super) fn has_blocks(&self) -> Result<bool, StoreError> {
+        Ok(self.block_at_or_before(Seq::MAX)?.is_some())
     }
 
     /// The first number of the last block that starts at or before `seq`.
