@@ -50,7 +50,8 @@ async fn append_and_drain(group: u64, readings: u64) {
     let before = Usage::now(dir.path());
     append(&buffer, group, readings).await;
     let appended = Usage::now(dir.path());
-    let disk = buffer.status().disk_bytes;
+    let live = buffer.status().live_bytes;
+    let disk = files_bytes(&dir.path().join("store"));
     drain(&buffer, readings).await;
     buffer.close().await;
     let drained = Usage::now(dir.path());
@@ -58,11 +59,12 @@ async fn append_and_drain(group: u64, readings: u64) {
     let per_million = 1e6 / readings as f64;
     println!(
         "group {group:>3}: append {:>6.2} CPU s per 1M, drain {:>5.2}; device bytes per payload byte: append {:.2}, \
-         with drain {:.2}; disk per payload byte {:.2}; {:.0} readings/s",
+         with drain {:.2}; per payload byte live {:.3}, on disk {:.2}; {:.0} readings/s",
         (appended.cpu - before.cpu).as_secs_f64() * per_million,
         (drained.cpu - appended.cpu).as_secs_f64() * per_million,
         (appended.written - before.written) as f64 / payload,
         (drained.written - before.written) as f64 / payload,
+        live as f64 / payload,
         disk as f64 / payload,
         readings as f64 / (appended.at - before.at).as_secs_f64(),
     );
@@ -208,6 +210,11 @@ fn device_bytes(dir: &Path) -> u64 {
     let sectors: u64 =
         stat.split_whitespace().nth(6).and_then(|n| n.parse().ok()).expect("it counts sectors");
     sectors * 512
+}
+
+fn files_bytes(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).expect("the directory is there");
+    entries.filter_map(|entry| entry.ok()?.metadata().ok()).map(|metadata| metadata.blocks() * 512).sum()
 }
 
 fn resident_kib() -> u64 {
