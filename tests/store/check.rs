@@ -55,7 +55,7 @@ pub(super) struct Found {
     /// Acknowledged and unsettled readings that are missing, all of them excused.
     pub missing: u64,
     pub read: usize,
-    newest_epoch: u64,
+    epochs: BTreeSet<u64>,
 }
 
 impl Promises {
@@ -159,8 +159,8 @@ async fn first_opening(disk: &Path, promises: &Promises, excuse: Excuse) -> Resu
         return Err(format!("gaps {:?}: {:?}", report.gaps, report.findings));
     }
     conserved(&buffer.status())?;
-    let newest_epoch = promises.epochs.values().copied().max().unwrap_or(0);
-    let mut found = Found { report, newest_epoch, ..Found::default() };
+    let epochs = promises.epochs.values().copied().collect();
+    let mut found = Found { report, epochs, ..Found::default() };
     for name in SINKS {
         audit(&buffer, name, promises, excuse, &mut found).await?;
     }
@@ -169,11 +169,17 @@ async fn first_opening(disk: &Path, promises: &Promises, excuse: Excuse) -> Resu
     for name in SINKS {
         let reader = buffer.reader(&sink(name));
         let new = peek(&mut reader.ok_or("a reader that was dropped cannot be taken again")?).await?;
-        if new.len() != 3 || new.iter().any(|reading| reading.epoch <= found.newest_epoch) {
-            return Err(format!(
-                "not three new readings in an epoch after {}, but {new:?}",
-                found.newest_epoch
-            ));
+        if new.len() != 3 {
+            return Err(format!("not three new readings, but {new:?}"));
+        }
+        let epoch = new[0].epoch;
+        let is_new = if excuse == Excuse::Gap {
+            !found.epochs.contains(&epoch)
+        } else {
+            found.epochs.last() < Some(&epoch)
+        };
+        if !is_new || new.iter().any(|reading| reading.epoch != epoch) {
+            return Err(format!("epoch {epoch} is not a new one after {:?}", found.epochs));
         }
         let taken = promises.durable.values().copied().max().unwrap_or(0);
         if excuse != Excuse::Gap && new[0].seq <= taken {
@@ -232,7 +238,7 @@ async fn audit(
     }
     found.missing += missing;
     found.read += readings.len();
-    found.newest_epoch = readings.iter().map(|reading| reading.epoch).fold(found.newest_epoch, u64::max);
+    found.epochs.extend(readings.iter().map(|reading| reading.epoch));
     Ok(())
 }
 

@@ -159,7 +159,7 @@ fn block_on<T>(test: impl Future<Output = T>) -> T {
 
 #[test]
 fn a_disk_that_others_fill_holds_back_acks_and_loses_none() {
-    let Some(disk) = SmallDisk::mount(16) else { return };
+    let Some(disk) = SmallDisk::mount(32) else { return };
     let run = Rng::from_env("foreign file").next() >> 44;
     let promises = block_on(async {
         let mut bench = Bench::open(disk.path(), &settings(), run, Promises::default());
@@ -195,7 +195,7 @@ fn a_disk_that_others_fill_holds_back_acks_and_loses_none() {
 
 #[test]
 fn a_disk_that_the_store_itself_fills_is_left_by_delivering() {
-    let Some(disk) = SmallDisk::mount(12) else { return };
+    let Some(disk) = SmallDisk::mount(24) else { return };
     let run = Rng::from_env("own backlog").next() >> 44;
     let (promises, count) = block_on(async {
         let mut bench = Bench::open(disk.path(), &settings(), run, Promises::default());
@@ -219,7 +219,7 @@ fn a_disk_that_the_store_itself_fills_is_left_by_delivering() {
 
 #[test]
 fn with_drop_oldest_a_full_disk_takes_new_readings_and_counts_the_old_ones() {
-    let Some(disk) = SmallDisk::mount(12) else { return };
+    let Some(disk) = SmallDisk::mount(24) else { return };
     let run = Rng::from_env("drop oldest").next() >> 44;
     block_on(async {
         let settings = config::Buffer {

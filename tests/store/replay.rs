@@ -23,6 +23,8 @@ use super::recorder::{Entry, SyncOutcome};
 
 const PAGE: u64 = 4096;
 const SECTOR: u64 = 512;
+/// The number of the directory that all is in.
+const ROOT: usize = 0;
 
 /// Which of the unsynced pages the power cut takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,20 +80,18 @@ struct File {
     given_up: BTreeSet<u64>,
 }
 
+/// A place in a directory. Directories are known by number, for they can be renamed.
+type Place = (usize, String);
+
+/// Names, as they are on disk or in memory.
+type Names = BTreeMap<Place, usize>;
+
 /// A change of names. It touches one directory, or two.
-struct Naming {
-    dirs: [String; 2],
-    kind: NamingKind,
+enum Naming {
+    Add { place: Place, file: usize },
+    Remove { place: Place },
+    Move { from: Place, to: Place },
 }
-
-enum NamingKind {
-    Add { path: String, file: usize },
-    Remove { path: String },
-    Move { from: String, to: String },
-}
-
-/// Names, as they are on disk or in memory: path → file. Directories are files too.
-type Names = BTreeMap<String, usize>;
 
 /// Which syncs do what they say. That the tests would see a missing one is shown by leaving it out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,24 +126,28 @@ impl Disk {
     /// A disk that holds this tree.
     pub(super) fn with(image: &Image, syncs: Syncs) -> Self {
         let mut disk = Self::new(syncs);
+        // A directory sorts before what is in it.
         for path in &image.directories {
             disk.directories.insert(disk.files.len());
-            disk.names_synced.insert(path.clone(), disk.files.len());
-            disk.files.push(File::default());
+            disk.put(path, File::default());
         }
         for (path, content) in &image.files {
-            disk.names_synced.insert(path.clone(), disk.files.len());
-            disk.files.push(File { synced: content.clone(), ..File::default() });
+            disk.put(path, File { synced: content.clone(), ..File::default() });
         }
-        disk.names_now = disk.names_synced.clone();
+        disk.names_synced = disk.names_now.clone();
         disk
+    }
+
+    fn put(&mut self, path: &str, file: File) {
+        self.names_now.insert(self.place(path), self.files.len());
+        self.files.push(file);
     }
 
     /// An empty directory.
     pub(super) fn new(syncs: Syncs) -> Self {
         Self {
-            files: Vec::new(),
-            directories: BTreeSet::new(),
+            files: vec![File::default()],
+            directories: BTreeSet::from([ROOT]),
             by_ino: HashMap::new(),
             names_now: Names::new(),
             names_synced: Names::new(),
@@ -161,10 +165,8 @@ impl Disk {
         match entry {
             Entry::Create { ino, path } => self.add(*ino, path, false),
             Entry::Open { ino, path } => {
-                // Not the root, which has no name.
-                if let Some(file) = self.names_now.get(path) {
-                    self.by_ino.insert(*ino, *file);
-                }
+                let file = if path.is_empty() { ROOT } else { self.names_now[&self.place(path)] };
+                self.by_ino.insert(*ino, file);
             }
             Entry::Mkdir { ino, path } => self.add(*ino, path, true),
             Entry::Write { ino, at, data } => {
@@ -180,10 +182,13 @@ impl Disk {
                 let kind = ChangeKind::Truncate { len: *len };
                 self.file(*ino).change(number, kind);
             }
-            Entry::Rename { from, to } => self.rename(from, to),
+            Entry::Rename { from, to } => {
+                let (from, to) = (self.place(from), self.place(to));
+                self.name(Naming::Move { from, to });
+            }
             Entry::Unlink { path } => {
-                self.names_now.remove(path).expect("a file that is unlinked was there");
-                self.naming(parent(path), parent(path), NamingKind::Remove { path: path.clone() });
+                let place = self.place(path);
+                self.name(Naming::Remove { place });
             }
             Entry::SyncBegin { id, .. } => {
                 self.syncing.insert(*id, number);
@@ -196,16 +201,20 @@ impl Disk {
 
     /// A tree that the disk may hold if the power goes now.
     pub(super) fn image(&self, loss: Loss, rng: &mut Rng) -> Image {
+        let names = self.names_after(loss, rng);
         let mut image = Image::default();
-        for (path, file) in &self.names_after(loss, rng) {
-            // A name whose directory did not reach the disk is out of reach.
-            if !parent(path).is_empty() && !image.directories.contains(parent(path)) {
-                continue;
-            }
-            if self.directories.contains(file) {
-                image.directories.insert(path.clone());
-            } else {
-                image.files.insert(path.clone(), self.files[*file].after(loss, rng));
+        // What is in a directory whose own name did not reach the disk is out of reach.
+        let mut open = vec![(ROOT, String::new())];
+        while let Some((directory, path)) = open.pop() {
+            let inside = names.range((directory, String::new())..(directory + 1, String::new()));
+            for ((_, name), file) in inside {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}/{name}") };
+                if self.directories.contains(file) {
+                    image.directories.insert(path.clone());
+                    open.push((*file, path));
+                } else {
+                    image.files.insert(path, self.files[*file].after(loss, rng));
+                }
             }
         }
         image
@@ -218,21 +227,20 @@ impl Disk {
         if is_directory {
             self.directories.insert(file);
         }
-        self.names_now.insert(path.to_owned(), file);
-        self.naming(parent(path), parent(path), NamingKind::Add { path: path.to_owned(), file });
+        let place = self.place(path);
+        self.name(Naming::Add { place, file });
     }
 
-    fn rename(&mut self, from: &str, to: &str) {
-        let file = self.names_now.remove(from).expect("a file that is renamed was there");
-        let below: Vec<_> = self.names_now.keys().filter(|path| parent(path) == from).cloned().collect();
-        assert!(below.is_empty(), "the model does not know how to rename a directory that holds {below:?}");
-        self.names_now.insert(to.to_owned(), file);
-        let kind = NamingKind::Move { from: from.to_owned(), to: to.to_owned() };
-        self.naming(parent(from), parent(to), kind);
+    /// Where a path leads, in memory.
+    fn place(&self, path: &str) -> Place {
+        let (above, name) = path.rsplit_once('/').map_or(("", path), |(above, name)| (above, name));
+        let directory = if above.is_empty() { ROOT } else { self.names_now[&self.place(above)] };
+        (directory, name.to_owned())
     }
 
-    fn naming(&mut self, one: &str, other: &str, kind: NamingKind) {
-        self.namings.push(Naming { dirs: [one.to_owned(), other.to_owned()], kind });
+    fn name(&mut self, naming: Naming) {
+        naming.apply(&mut self.names_now);
+        self.namings.push(naming);
     }
 
     fn file(&mut self, ino: u64) -> &mut File {
@@ -244,32 +252,27 @@ impl Disk {
         let begun = self.syncing.remove(&id).expect("a sync that ends was begun");
         let files = matches!(self.syncs, Syncs::All | Syncs::OfFilesOnly);
         let directories = matches!(self.syncs, Syncs::All | Syncs::OfDirectoriesOnly);
-        // The root has no name, and so no file here.
-        let file = self.by_ino.get(&ino).copied();
-        match file {
-            Some(file) if !self.directories.contains(&file) => match outcome {
-                SyncOutcome::Done if files => self.files[file].sync(begun),
-                SyncOutcome::Done => {}
-                SyncOutcome::Failed => self.files[file].give_up(begun),
-                SyncOutcome::Dropped => self.files[file].drop_unsynced(begun),
-            },
-            _ if outcome != SyncOutcome::Done || !directories => {}
-            None => self.sync_names(String::new()),
-            Some(file) => {
-                if let Some((path, _)) = self.names_now.iter().find(|(_, named)| **named == file) {
-                    self.sync_names(path.clone());
+        let file = self.by_ino[&ino];
+        match outcome {
+            _ if self.directories.contains(&file) => {
+                if outcome == SyncOutcome::Done && directories {
+                    self.sync_names(file);
                 }
             }
+            SyncOutcome::Done if files => self.files[file].sync(begun),
+            SyncOutcome::Done => {}
+            SyncOutcome::Failed => self.files[file].give_up(begun),
+            SyncOutcome::Dropped => self.files[file].drop_unsynced(begun),
         }
     }
 
     /// Namings are in order within a directory; one that touches two ties their orders together.
-    fn sync_names(&mut self, directory: String) {
+    fn sync_names(&mut self, directory: usize) {
         let mut dirs = BTreeSet::from([directory]);
         let mut keep = vec![false; self.namings.len()];
         for (at, naming) in self.namings.iter().enumerate().rev() {
-            if naming.dirs.iter().any(|dir| dirs.contains(dir)) {
-                dirs.extend(naming.dirs.iter().cloned());
+            if naming.directories().iter().any(|dir| dirs.contains(dir)) {
+                dirs.extend(naming.directories());
                 keep[at] = true;
             }
         }
@@ -278,7 +281,7 @@ impl Disk {
         self.namings.retain(|naming| {
             let happened = synced.next() == Some(true);
             if happened {
-                naming.kind.apply(names);
+                naming.apply(names);
             }
             !happened
         });
@@ -294,24 +297,31 @@ impl Disk {
                 // Few namings wait at a time: a fair coin leaves prefixes of every length.
                 Loss::Some(_) | Loss::AllButOne | Loss::One => rng.percent(35),
             };
-            if lost || naming.dirs.iter().any(|dir| stopped.contains(dir)) {
-                stopped.extend(naming.dirs.iter());
+            if lost || naming.directories().iter().any(|dir| stopped.contains(dir)) {
+                stopped.extend(naming.directories());
             } else {
-                naming.kind.apply(&mut names);
+                naming.apply(&mut names);
             }
         }
         names
     }
 }
 
-impl NamingKind {
+impl Naming {
+    fn directories(&self) -> [usize; 2] {
+        match self {
+            Self::Add { place, .. } | Self::Remove { place } => [place.0; 2],
+            Self::Move { from, to } => [from.0, to.0],
+        }
+    }
+
     fn apply(&self, names: &mut Names) {
         match self {
-            Self::Add { path, file } => {
-                names.insert(path.clone(), *file);
+            Self::Add { place, file } => {
+                names.insert(place.clone(), *file);
             }
-            Self::Remove { path } => {
-                names.remove(path);
+            Self::Remove { place } => {
+                names.remove(place);
             }
             Self::Move { from, to } => {
                 let file = names.remove(from).expect("namings of a directory happen in order");
@@ -490,9 +500,4 @@ impl Image {
             },
         )
     }
-}
-
-/// The directory that a path is in; the root is "".
-fn parent(path: &str) -> &str {
-    path.rsplit_once('/').map_or("", |(parent, _)| parent)
 }
