@@ -286,13 +286,18 @@ async fn peek(reader: &mut Reader) -> Result<Vec<Reading>, String> {
     reader.peek(limits).await.map_err(|error| error.to_string())
 }
 
-/// Everything that is pending, settled on the way.
+/// Everything that is pending, settled on the way. A store that is just repairing itself gives nothing for a while.
 async fn drain(reader: &mut Reader) -> Result<Vec<Reading>, String> {
     let mut all: Vec<Reading> = Vec::new();
+    let mut idle = 0;
     loop {
         let some = peek(reader).await?;
         if some.is_empty() {
-            return Ok(all);
+            if reader.pending() == 0 || idle == 500 {
+                return Ok(all);
+            }
+            idle += 1;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let outcomes: Vec<_> = some.iter().map(|reading| (reading.seq, Outcome::Delivered)).collect();
         reader.settle(&outcomes).await.map_err(|error| error.to_string())?;

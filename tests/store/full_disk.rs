@@ -224,11 +224,11 @@ fn with_drop_oldest_a_full_disk_takes_new_readings_and_counts_the_old_ones() {
     block_on(async {
         let settings = config::Buffer {
             when_full: config::FullPolicy::DropOldest,
-            min_free_bytes: 4 << 20,
+            min_free_bytes: 10 << 20,
             ..settings()
         };
         let mut bench = Bench::open(disk.path(), &settings, run, Promises::default());
-        // Some 12 MB of payload that does not compress to nothing: more than the disk holds.
+        // Half of some 16 MB of payload does not compress: more than the disk holds.
         for number in 0..8_000 {
             let submitted = bench.submit().unwrap_or_else(|| panic!("refused: {:?}", bench.buffer.status()));
             let within = Duration::from_secs(if number % 50 == 0 { 60 } else { 0 });
