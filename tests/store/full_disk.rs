@@ -219,18 +219,20 @@ fn a_disk_that_the_store_itself_fills_is_left_by_delivering() {
 
 #[test]
 fn with_drop_oldest_a_full_disk_takes_new_readings_and_counts_the_old_ones() {
-    let Some(disk) = SmallDisk::mount(24) else { return };
+    let Some(disk) = SmallDisk::mount(40) else { return };
     let run = Rng::from_env("drop oldest").next() >> 44;
     block_on(async {
         let settings = config::Buffer {
             when_full: config::FullPolicy::DropOldest,
-            min_free_bytes: 10 << 20,
+            min_free_bytes: 24 << 20,
             ..settings()
         };
         let mut bench = Bench::open(disk.path(), &settings, run, Promises::default());
         // Half of some 16 MB of payload does not compress: more than the disk holds.
         for number in 0..8_000 {
-            let submitted = bench.submit().unwrap_or_else(|| panic!("refused: {:?}", bench.buffer.status()));
+            let room = tokio::time::timeout(Duration::from_secs(30), bench.writer.room()).await;
+            assert!(room.is_ok(), "refused: {:?}", bench.buffer.status());
+            let submitted = bench.submit().expect("there was room, and nobody else writes");
             let within = Duration::from_secs(if number % 50 == 0 { 60 } else { 0 });
             let acked = bench.acked(submitted, within).await;
             assert!(acked || number % 50 != 0, "no ack: {:?}", bench.buffer.status());
