@@ -1,6 +1,6 @@
 //! P1: what is acknowledged is on disk.
 
-use crate::buffer::{Limits, Reader};
+use crate::buffer::{Limits, Outcome, Reader};
 use crate::message::{Qos, Reading};
 
 use super::*;
@@ -196,4 +196,48 @@ async fn a_retransmission_is_acknowledged_again_and_not_stored_again() {
     other.expect(&puback(1)).await;
     assert_eq!(gateway.broker.figures().retransmissions, 3);
     assert_eq!(gateway.buffer.status().accepted, 5);
+}
+
+#[tokio::test]
+async fn while_the_buffer_is_full_a_qos_1_publish_waits_and_the_connection_lives() {
+    let gateway = Gateway::start_with(&config::Listener::default(), |settings| {
+        settings.when_full = config::FullPolicy::RefuseNew;
+        settings.max_bytes = 1024 * 1024;
+    });
+    let mut other = gateway.connect("plug", "other").await;
+    // The buffer compresses: only noise fills it.
+    let mut noise = 1_u64;
+    let mut word = || {
+        noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        format!("{noise:016x}")
+    };
+    while gateway.buffer.status().refused_full == 0 {
+        let payload: String = (0..1_000).map(|_| word()).collect();
+        other.send(&publish0("plug/reading", &format!("\"{payload}\""))).await;
+        other.ping().await;
+    }
+    let mut plug = gateway.connect("plug", "c").await;
+    plug.send(&[publish1("plug/reading", 1, "1"), b"\xc0\0".into()].concat()).await;
+    plug.expect(b"\xd0\0").await;
+    plug.send(&[publish1("plug/reading", 2, "2"), b"\xc0\0".into()].concat()).await;
+    let mut reader = gateway.buffer.reader(&device("cloud")).unwrap();
+    let drain = async {
+        loop {
+            let readings = reader.next(Limits { max_readings: 10, ..ALL }).await.unwrap();
+            let outcomes: Vec<_> = readings.iter().map(|reading| (reading.seq, Outcome::Delivered)).collect();
+            reader.settle(&outcomes).await.unwrap();
+        }
+    };
+    // The pong behind what was held back may come before either ack: those wait for the disk.
+    let acks = async {
+        let mut answers = [0; 10];
+        plug.stream.read_exact(&mut answers).await.unwrap();
+        let answers: Vec<_> = answers.chunks(2).filter(|part| *part != b"\xd0\0").collect();
+        assert_eq!(answers.concat(), [puback(1), puback(2)].concat());
+    };
+    patiently("for the acks", async {
+        tokio::select! { () = drain => (), () = acks => () }
+    })
+    .await;
+    assert_eq!(gateway.broker.figures().publishes_qos1, 2);
 }
