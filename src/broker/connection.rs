@@ -61,8 +61,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// so it is read only until a bound, to hear of the end of the stream.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, read_ahead_only: bool) -> Poll<io::Result<Progress>> {
         let had_output = !self.out.is_empty();
-        if self.poll_write(cx)?.is_ready() && had_output {
-            return Poll::Ready(Ok(Progress::Written));
+        match self.poll_write(cx) {
+            Poll::Ready(Ok(())) if had_output => return Poll::Ready(Ok(Progress::Written)),
+            Poll::Ready(Err(error)) => {
+                // A device that publishes and goes away does not hear us; what it has said still counts.
+                self.out = BytesMut::new();
+                self.unflushed = false;
+                return match self.poll_read(cx) {
+                    Poll::Ready(Ok(())) => Poll::Ready(Ok(Progress::Read)),
+                    _ => Poll::Ready(Err(error)),
+                };
+            }
+            _ => {}
         }
         let may_read =
             self.out.len() <= self.max_out_bytes && !(read_ahead_only && self.input.len() >= READ_BYTES);

@@ -14,6 +14,9 @@ use crate::message::Topic;
 /// Topics that a session remembers. A bridge with more of them pays for looking up again.
 const MAX_TOPICS: usize = 128;
 
+/// Longer topics are looked up each time.
+const MAX_TOPIC_BYTES: usize = 256;
+
 /// Subscribers that a route remembers. With more, delivering costs so much that looking up does not matter.
 const MAX_SUBSCRIBERS: usize = 8;
 
@@ -67,7 +70,9 @@ impl Routes {
             subscribers: (subscribers.len() <= MAX_SUBSCRIBERS).then_some(subscribers),
             generation,
         });
-        self.0.insert(topic.into(), Arc::clone(&route));
+        if topic.len() <= MAX_TOPIC_BYTES {
+            self.0.insert(topic.into(), Arc::clone(&route));
+        }
         Ok(route)
     }
 }

@@ -81,6 +81,8 @@ pub(super) struct Session {
     mailbox: Arc<Mailbox>,
     /// There may be something in the outbox that can be written now.
     mail: bool,
+    /// Messages come faster than they are written one by one.
+    bursts: bool,
     window: Window,
     filters: Vec<TopicFilter>,
     wakes: Wakes,
@@ -131,6 +133,7 @@ impl Session {
             held: false,
             mailbox,
             mail: false,
+            bursts: false,
             window: Window::default(),
             filters: Vec::new(),
             wakes: Wakes::default(),
@@ -249,8 +252,10 @@ impl Session {
             self.take_new_rules()?;
         }
         if calls.mail() {
-            // Others that are ready to publish may add to it: fewer, larger writes.
-            tokio::task::yield_now().await;
+            if self.bursts {
+                // Others that are ready to publish may add to it: fewer, larger writes.
+                tokio::task::yield_now().await;
+            }
             self.mail = true;
         }
         Ok(())

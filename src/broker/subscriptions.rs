@@ -11,6 +11,9 @@ use crate::message::{Qos, TopicFilter};
 /// The deepest filter. It bounds the depth of the trie, and with it every recursion.
 const MAX_LEVELS: usize = 128;
 
+/// The longest filter, so that a connection's filters take little memory.
+const MAX_BYTES: usize = 1_024;
+
 /// A subscriber of a topic.
 #[derive(Debug, Clone)]
 pub(super) struct Subscriber {
@@ -38,9 +41,9 @@ struct Node {
 }
 
 impl Subscriptions {
-    /// Whether a filter is not too deep.
+    /// Whether a filter is neither too long nor too deep.
     pub(super) fn can_hold(filter: &TopicFilter) -> bool {
-        filter.as_str().split('/').count() <= MAX_LEVELS
+        filter.as_str().len() <= MAX_BYTES && filter.as_str().split('/').count() <= MAX_LEVELS
     }
 
     /// Grows with every change: what was looked up before must be looked up again.
@@ -197,9 +200,11 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_that_is_too_deep_is_not_held() {
+    fn a_filter_that_is_too_deep_or_too_long_is_not_held() {
         assert!(Subscriptions::can_hold(&filter(&"/".repeat(MAX_LEVELS - 1))));
         assert!(!Subscriptions::can_hold(&filter(&"/".repeat(MAX_LEVELS))));
+        assert!(Subscriptions::can_hold(&filter(&"a".repeat(MAX_BYTES))));
+        assert!(!Subscriptions::can_hold(&filter(&"a".repeat(MAX_BYTES + 1))));
     }
 
     proptest! {

@@ -182,6 +182,7 @@ impl Session {
         if self.mail && !self.stopping {
             let (count, more) = self.mailbox.take(out, OUT_BYTES, &mut self.window);
             self.broker.counters.delivered.add(count);
+            self.bursts = count > 1;
             self.mail = more;
         }
     }

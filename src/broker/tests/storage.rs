@@ -65,6 +65,20 @@ async fn a_qos_0_reading_is_stored_too() {
 }
 
 #[tokio::test]
+async fn what_a_device_said_before_it_went_away_is_stored() {
+    let gateway = Gateway::start();
+    let mut plug = gateway.connect("plug", "c").await;
+    plug.subscribe("plug/reading", 0).await;
+    // More than is read at once, and pings that can no longer be answered.
+    let payload = format!("\"{}\"", "x".repeat(5_000));
+    for _ in 0..20 {
+        plug.send(&[publish0("plug/reading", &payload), b"\xc0\0".into()].concat()).await;
+    }
+    drop(plug);
+    assert_eq!(readings(&gateway, 20).await[19].payload, payload);
+}
+
+#[tokio::test]
 async fn an_unfit_payload_is_acknowledged_and_kept_with_the_reason() {
     let gateway = Gateway::start();
     let mut plug = gateway.connect("plug", "c").await;
