@@ -42,6 +42,11 @@ pub(super) struct Plan {
     pub room: Option<u64>,
 }
 
+/// Every second run appends small readings one by one, which makes small blocks: the store merges them.
+fn trickles(run: u64) -> bool {
+    run % 2 == 1
+}
+
 /// A reading is known by its run, its writer and its number there: the payload follows from them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
@@ -55,6 +60,7 @@ impl Key {
     pub(super) fn payload(self) -> Vec<u8> {
         let mut rng = Rng::new(self.run << 40 ^ self.writer << 32 ^ self.count);
         let len = match rng.in_range(0..100) {
+            _ if trickles(self.run) => rng.in_range(10..100),
             0..70 => rng.in_range(10..300),
             70..90 => rng.in_range(300..3_000),
             90..99 => rng.in_range(3_000..20_000),
@@ -226,7 +232,8 @@ async fn write(mut writer: Writer, marks: Marks, plan: Plan, number: u64, left: 
     let mut count = 0;
     loop {
         let mut burst: Vec<(Key, Seq)> = Vec::new();
-        for _ in 0..rng.in_range(1..20) {
+        let most = if trickles(plan.run) { 2 } else { 20 };
+        for _ in 0..rng.in_range(1..most) {
             let taken = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
             if plan.end != End::Never && taken.is_err() {
                 break;
@@ -296,7 +303,7 @@ async fn read(mut reader: Reader, marks: Marks, plan: Plan, name: &str) {
             line += &format!(" {},{},{},{}", key.run, key.writer, key.count, reading.epoch);
             outcomes.push((reading.seq, outcome(&mut rng)));
         }
-        if name == SINKS[0] || rng.percent(20) {
+        if name == SINKS[0] || rng.percent(if trickles(plan.run) { 1 } else { 20 }) {
             marks.say(&line);
             if reader.settle(&outcomes).await.is_err() {
                 return;

@@ -62,7 +62,7 @@ fn cut_after_failure(entries: &[Entry], failure: usize, failing: Failing, cuts: 
         match entry {
             // Here, and only here, a store may not open at first, and may be closed while it is in trouble.
             Entry::Mark(marks) if !marks.starts_with("failed") && !marks.starts_with("ended") => {
-                promises.hear(marks)
+                promises.hear(marks);
             }
             _ => {}
         }

@@ -1,4 +1,18 @@
-//! The store, and everything that can happen to the disk under it.
+//! The store, and everything that can happen to the disk under it: the power goes, the process is killed, files are
+//! damaged, calls fail, the disk is full.
+//!
+//! Each test prints a seed. The environment changes what they do:
+//!
+//! | variable         | meaning                                   | default |
+//! |------------------|-------------------------------------------|---------|
+//! | `TAMPU_SEED`     | the seed                                  | the time |
+//! | `TAMPU_CUTS`     | power cuts                                | 300 |
+//! | `TAMPU_READINGS` | readings that each recorded run appends   | 300 |
+//! | `TAMPU_KILLS`    | kills                                     | 24 |
+//! | `TAMPU_DAMAGES`  | damaged files                             | 240 |
+//! | `TAMPU_FAILURES` | runs that meet failing calls, of each kind | 8 |
+//!
+//! A seed repeats the choices of the test, not the schedule of the threads under it: try it more than once.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by a panic")]
 
 mod random;
