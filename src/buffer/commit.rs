@@ -47,6 +47,18 @@ pub(super) fn write(
     Ok(passed)
 }
 
+/// Writes what an opening has changed, and syncs.
+pub(super) fn begin(store: &Store, disk: &Disk, book: &mut Book) -> Result<(), StoreError> {
+    let mut batch = Batch::default();
+    let mut next = book.state.clone();
+    put_progress(&mut batch, &mut next, book);
+    put_state(&mut batch, &mut next);
+    store.apply(batch)?;
+    store.sync(disk)?;
+    book.set_state(next);
+    Ok(())
+}
+
 /// Several batches when the group has grown long; each is complete in itself. Gives back the last one's pieces.
 fn put_group(
     store: &Store,

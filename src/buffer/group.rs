@@ -301,6 +301,14 @@ impl Intake {
         self.durable_end.load(Ordering::Acquire) - 1
     }
 
+    /// The store was opened late: numbers go on from here. Nothing was taken before.
+    pub(super) fn start_at(&self, next: Seq) {
+        let mut state = self.state();
+        state.next = next;
+        state.open.first = next;
+        self.set_durable(next);
+    }
+
     pub(super) fn set_refusing(&self, refusing: bool) {
         self.state().refusing = refusing;
         if !refusing {

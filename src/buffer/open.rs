@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
+use super::commit;
 use super::cursor::{Cursor, Fate};
 use super::disk::Disk;
 use super::frame::{Kind, key};
@@ -43,14 +44,18 @@ fn start(
     settings: &config::Buffer,
     sinks: &[SinkName],
 ) -> Result<(Buffer, OpenReport), StoreError> {
-    let (store, mut book, mut findings) = open_or_rebuild(&disk)?;
-    join(&mut book, sinks);
-    book.state.epoch = next_epoch(book.state.epoch);
-    if Store::has_blobs(&disk.store()) {
-        findings.push("the store has put values into blobs/, which is never synced".to_owned());
-    }
-    let report = OpenReport { findings, gaps: book.gap_list() };
-
+    let (opened, report) = match open_store(&disk, sinks) {
+        Ok((store, book, report)) => (Ok((store, book)), report),
+        // The daemon starts, says what is wrong, and takes readings as soon as the disk can (P5).
+        Err(error) => {
+            let findings = vec![format!("the store cannot be opened now: {error}")];
+            (Err(error), OpenReport { findings, gaps: Vec::new() })
+        }
+    };
+    let (store, book, latched) = match opened {
+        Ok((store, book)) => (Some(store), book, None),
+        Err(error) => (None, unknown(&disk, sinks), Some(error)),
+    };
     let end = book.state.end;
     let (commands, receiver) = mpsc::channel(MAX_COMMANDS);
     let (ends, watched) = watch::channel(end);
@@ -63,10 +68,40 @@ fn start(
         faults: Arc::clone(&disk.faults),
     });
     let mut keeper = Keeper::new(Arc::clone(&hub), receiver, ends, disk, settings.clone(), store)?;
-    // The epoch must be on disk before the first reading is written under it.
-    keeper.write(None)?;
+    if let Some(error) = latched {
+        keeper.start_latched(error);
+    }
     std::thread::Builder::new().name("store".to_owned()).spawn(move || keeper.run())?;
     Ok((Buffer(Arc::new(Handle(hub))), report))
+}
+
+/// Opens the store, gives every sink its cursor, and begins a new epoch: that is on disk before the first append.
+pub(super) fn open_store(disk: &Disk, sinks: &[SinkName]) -> Result<(Store, Book, OpenReport), StoreError> {
+    let opened = open_or_rebuild(disk);
+    let (store, mut book, mut findings) = match opened {
+        // There may be just enough room when the ballast is gone.
+        Err(StoreError::Io(_)) if disk.drop_ballast() => open_or_rebuild(disk)?,
+        opened => opened?,
+    };
+    join(&mut book, sinks);
+    book.state.epoch = next_epoch(book.state.epoch);
+    if let Err(error) = commit::begin(&store, disk, &mut book) {
+        store.discard();
+        return Err(error);
+    }
+    if Store::has_blobs(&disk.store()) {
+        findings.push("the store has put values into blobs/, which is never synced".to_owned());
+    }
+    let report = OpenReport { findings, gaps: book.gap_list() };
+    Ok((store, book, report))
+}
+
+/// What is known without the store: the names of the sinks.
+fn unknown(disk: &Disk, sinks: &[SinkName]) -> Book {
+    let state = State { end: disk.tail().unwrap_or(1), ..State::default() };
+    let sink = || Sink { cursor: Cursor::new(state.end), dirty: false, taken: false };
+    let sinks = sinks.iter().map(|name| (name.clone(), sink())).collect();
+    Book { state, sinks, ..Book::default() }
 }
 
 /// Damage never keeps the buffer from opening (P5).

@@ -18,8 +18,12 @@ const MAX_KEYS: u64 = 1_000_000;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A disk that others have filled leaves the buffer at least this, as long as there is any space at all.
 const LEAST_LIVE: u64 = 4 * 1024 * 1024;
+/// Below it the store stops growing: what is new must find room among what is old.
+const SCARCE_FREE: u64 = 4 * BALLAST_BYTES;
 /// Below it nothing new is taken, so that the store can still clean up.
-const LEAST_FREE: u64 = 2 * BALLAST_BYTES;
+const LEAST_FREE: u64 = BALLAST_BYTES + BALLAST_BYTES / 2;
+/// So many bytes of readings fill a disk faster than the clock would tell.
+const LOOK_AFTER_BYTES: u64 = 1024 * 1024;
 /// Blocks that are looked at for their age in one go.
 const AGED_BLOCKS: usize = 256;
 
@@ -32,6 +36,8 @@ pub(super) struct Space {
     policy: FullPolicy,
     max_age: Option<Duration>,
     looked: Option<Instant>,
+    /// Bytes of readings since.
+    taken: u64,
     /// The live bytes at which the disk became scarce.
     scarce_at: Option<u64>,
     no_space: bool,
@@ -49,6 +55,7 @@ impl Space {
             policy: settings.when_full,
             max_age: settings.max_age,
             looked: None,
+            taken: 0,
             scarce_at: None,
             no_space: false,
             refusing: false,
@@ -58,25 +65,29 @@ impl Space {
 
     /// When to look next.
     pub(super) fn due(&self) -> Instant {
-        self.looked.map_or_else(Instant::now, |looked| looked + LOOK_EVERY)
+        match self.looked {
+            Some(looked) if self.taken < LOOK_AFTER_BYTES => looked + LOOK_EVERY,
+            _ => Instant::now(),
+        }
     }
 
-    /// Looks at the disk and at the age of the oldest, once a second.
+    /// Looks at the disk and at the age of the oldest, once a second or more often while much comes in.
     pub(super) fn look(&mut self, store: &Store, disk: &Disk, hub: &Hub) -> Result<(), StoreError> {
         if self.due() > Instant::now() {
             return Ok(());
         }
         self.looked = Some(Instant::now());
+        self.taken = 0;
         let (used, free) = (disk.used_bytes()?, disk.free_bytes()?);
         let live = {
             let mut book = hub.ledger.book();
             book.disk_bytes = used;
             book.state.live_bytes
         };
-        let scarce = free < self.min_free || used > self.max_bytes;
+        let scarce = free < self.min_free.max(SCARCE_FREE) || used > self.max_bytes;
         self.scarce_at = scarce.then(|| self.scarce_at.unwrap_or(live));
         self.no_space = free < LEAST_FREE;
-        if !disk.has_ballast() && free > self.min_free.saturating_add(LEAST_FREE + BALLAST_BYTES) {
+        if !disk.has_ballast() && free > self.min_free.max(SCARCE_FREE).saturating_add(BALLAST_BYTES) {
             // Without it nothing is lost but a way out; the next look tries again.
             if let Err(error) = disk.make_ballast() {
                 tracing::debug!(%error, "no ballast");
@@ -91,6 +102,7 @@ impl Space {
     pub(super) fn make_room(&mut self, store: &Store, hub: &Hub, group: &Group) -> Result<(), StoreError> {
         self.now = group.newest().map(|stamp| (stamp, Instant::now()));
         let (cap, coming) = (self.cap(), group.raw_bytes());
+        self.taken += coming;
         let full =
             |state: &State| state.live_bytes + coming > cap && state.live_bytes > 0 || state.keys >= MAX_KEYS;
         if self.policy == FullPolicy::DropOldest && full(&hub.ledger.book().state) {

@@ -78,6 +78,8 @@ pub(super) struct Keeper {
     /// `None` exactly while `latch` is set, or at the end.
     store: Option<Store>,
     latch: Option<Latch>,
+    /// The store has been open; otherwise nothing is known of it, and nothing was taken.
+    was_open: bool,
     /// The group that could not be committed.
     held: Option<Group>,
     spare: Option<Group>,
@@ -98,7 +100,7 @@ impl Keeper {
         ends: watch::Sender<Seq>,
         disk: Disk,
         settings: config::Buffer,
-        store: Store,
+        store: Option<Store>,
     ) -> std::io::Result<Self> {
         let sealed_to = hub.intake.durable() + 1;
         Ok(Self {
@@ -109,8 +111,9 @@ impl Keeper {
             space: Space::new(&settings),
             settings,
             packer: Packer::new()?,
-            store: Some(store),
+            store,
             latch: None,
+            was_open: true,
             held: None,
             spare: None,
             removable: Vec::new(),
@@ -119,6 +122,13 @@ impl Keeper {
             seal_at_keys: shrink::SEAL_KEYS,
             sealing: false,
         })
+    }
+
+    /// The store could not be opened: that is tried again for as long as it takes, and nothing is taken meanwhile.
+    pub(super) fn start_latched(&mut self, error: StoreError) {
+        self.was_open = false;
+        self.hub.intake.set_refusing(true);
+        self.latch(error);
     }
 
     pub(super) fn run(mut self) {
@@ -245,11 +255,9 @@ impl Keeper {
     /// Opens the store again, or rebuilds it, and writes what of the held group it does not have.
     fn recover(&mut self) {
         self.disk.drop_ballast();
-        let rebuild = self.latch.as_ref().and_then(|latch| latch.rebuild.clone());
-        let end = self.hub.intake.durable() + 1;
-        match open::reopen(&self.disk, &self.hub.ledger, end, rebuild.as_deref()) {
-            Ok(store) => self.store = Some(store),
-            Err(error) => return self.latch(error),
+        let opened = if self.was_open { self.reopen() } else { self.open_late() };
+        if let Err(error) = opened {
+            return self.latch(error);
         }
         match self.held.take() {
             Some(group) => self.commit(group),
@@ -263,6 +271,34 @@ impl Keeper {
             self.hub.ledger.book().trouble = None;
             tracing::info!("the buffer writes again");
         }
+    }
+
+    fn reopen(&mut self) -> Result<(), StoreError> {
+        let rebuild = self.latch.as_ref().and_then(|latch| latch.rebuild.as_deref());
+        let end = self.hub.intake.durable() + 1;
+        self.store = Some(open::reopen(&self.disk, &self.hub.ledger, end, rebuild)?);
+        Ok(())
+    }
+
+    fn open_late(&mut self) -> Result<(), StoreError> {
+        let sinks: Vec<_> = self.hub.ledger.book().sinks.keys().cloned().collect();
+        let (store, mut found, report) = open::open_store(&self.disk, &sinks)?;
+        report.findings.iter().for_each(|finding| tracing::warn!("{finding}"));
+        self.store = Some(store);
+        self.was_open = true;
+        let mut book = self.hub.ledger.book();
+        for (name, sink) in &mut found.sinks {
+            sink.taken = book.sinks.get(name).is_some_and(|sink| sink.taken);
+        }
+        let end = found.state.end;
+        found.state.refused_full += book.state.refused_full;
+        *book = found;
+        drop(book);
+        self.sealed_to = end;
+        self.hub.intake.start_at(end);
+        self.hub.intake.set_refusing(false);
+        self.ends.send_replace(end);
+        Ok(())
     }
 
     fn answer(&mut self) {

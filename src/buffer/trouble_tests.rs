@@ -275,3 +275,31 @@ async fn dead_letters_are_bounded_and_the_oldest_go_counted() {
     let letters = buffer.dead_letters(2).await.unwrap();
     assert_eq!(letters.iter().map(|letter| letter.reading.seq).collect::<Vec<_>>(), [8, 7]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_cannot_be_opened_is_tried_again_and_nothing_is_taken_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let (buffer, _) = Buffer::open(dir.path(), &settings(), &[sink("cloud")]).unwrap();
+    append(&mut buffer.writer(), &device(), b"before", None).await;
+    buffer.close().await;
+    let (store, hidden) = (dir.path().join("store"), dir.path().join("hidden"));
+    std::fs::rename(&store, &hidden).unwrap();
+    std::fs::write(&store, b"in the way").unwrap();
+
+    let (buffer, report) = Buffer::open(dir.path(), &settings(), &[sink("cloud")]).unwrap();
+    assert!(report.findings[0].contains("cannot be opened now"), "{report:?}");
+    assert!(buffer.status().trouble.is_some());
+    let mut writer = buffer.writer();
+    let device_name = device();
+    let reading = incoming(&device_name, b"early", None);
+    assert_eq!(writer.submit(&reading, Wait::ForAck), Err(SubmitError::Full));
+    let mut reader = buffer.reader(&sink("cloud")).unwrap();
+    std::fs::remove_file(&store).unwrap();
+    std::fs::rename(&hidden, &store).unwrap();
+    tokio::time::timeout(Duration::from_secs(60), writer.room()).await.unwrap();
+    assert_eq!(append(&mut writer, &device(), b"after", None).await, 2);
+    let readings = reader.next(ALL).await.unwrap();
+    assert_eq!(readings.iter().map(|r| &r.payload[..]).collect::<Vec<_>>(), [&b"before"[..], b"after"]);
+    until(&buffer, "it is well again", |status| status.trouble.is_none()).await;
+    conserved(&buffer);
+}
