@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use rustls::ClientConfig;
 
 use crate::client::Client;
@@ -36,6 +36,8 @@ impl Kind {
 
 /// A broker that runs until it is dropped.
 pub(crate) struct Broker {
+    kind: Kind,
+    config_file: PathBuf,
     child: Child,
     pub(crate) address: SocketAddr,
     /// From the start of the process to the first CONNACK.
@@ -72,7 +74,7 @@ impl Broker {
             .stderr(log)
             .spawn()
             .with_context(|| format!("starting {}", program.display()))?;
-        let mut broker = Self { child, address, started_in: Duration::ZERO };
+        let mut broker = Self { kind, config_file, child, address, started_in: Duration::ZERO };
         while let Err(error) = Client::connect(address, probe, "probe") {
             if let Some(status) = broker.child.try_wait()? {
                 bail!("{} ended with {status}: see {}", kind.name(), dir.join("broker.log").display());
@@ -104,6 +106,22 @@ impl Broker {
     /// Bytes that the process has caused to be written to the device so far.
     pub(crate) fn written_bytes(&self) -> anyhow::Result<u64> {
         number_after(&self.proc("io")?, "\nwrite_bytes:")
+    }
+
+    /// That tampu has kept this many readings and found nothing wrong with any: mosquitto keeps none.
+    pub(crate) fn check_kept(&self, published: usize) -> anyhow::Result<()> {
+        if self.kind == Kind::Mosquitto {
+            return Ok(());
+        }
+        let output = Command::new(env!("CARGO_BIN_EXE_tampu"))
+            .args(["buffer", "status", "--json", "--config"])
+            .arg(&self.config_file)
+            .output()?;
+        let status: serde_json::Value = serde_json::from_slice(&output.stdout).context("buffer status")?;
+        let buffer = &status["buffer"];
+        ensure!(buffer["accepted"] == published, "{published} were acknowledged, but: {buffer}");
+        ensure!(buffer["dead_letters"] == 0, "none should be a dead letter: {buffer}");
+        Ok(())
     }
 
     fn proc(&self, file: &str) -> anyhow::Result<String> {

@@ -76,8 +76,9 @@ pub(crate) fn measure(broker: &Broker, who: &Identities, size: Size) -> anyhow::
     let mut clients = connect(broker, who)?;
     let tls = clients[0].tls();
     let full = |client: &mut Client, epoch, _| client.publish_window(epoch, size.publishes / CLIENTS, WINDOW);
-    run(broker, &mut clients, None, |client, epoch, _| client.publish_window(epoch, WARM_UP, WINDOW))
-        .context("warm-up")?;
+    let warm_up =
+        run(broker, &mut clients, None, |client, epoch, _| client.publish_window(epoch, WARM_UP, WINDOW))
+            .context("warm-up")?;
     let alone = run(broker, &mut clients, None, full).context("publishers alone")?;
     let mut watcher = Client::connect(broker.address, &who.watcher, "watcher")?;
     watcher.subscribe("#")?;
@@ -87,6 +88,7 @@ pub(crate) fn measure(broker: &Broker, who: &Identities, size: Size) -> anyhow::
         client.publish_gently(epoch, period * n as u32 / CLIENTS as u32, period, size.gentle)
     })
     .context("gentle")?;
+    broker.check_kept([&warm_up, &alone, &watched, &gentle].iter().map(|run| run.published).sum())?;
     Ok(Figures { tls, started_in: broker.started_in, idle_kib, alone, watched, gentle })
 }
 
