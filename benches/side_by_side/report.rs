@@ -16,6 +16,11 @@ pub(crate) fn print(rounds: &[(Kind, Figures)]) {
         "{CLIENTS} clients with certificates, QoS 1, window {WINDOW}, a publish a TLS record, 205-byte payloads."
     );
     println!("Rates and latencies are those of this machine now; CPU seconds are the broker's alone.\n");
+    if cfg!(debug_assertions) {
+        println!(
+            "This build of tampu is not optimised: it shows that the benchmark works, and nothing else.\n"
+        );
+    }
     for (kind, figures) in rounds {
         println!(
             "{}: {}, accepts after {} ms, {:.1} KiB an idle connection",
