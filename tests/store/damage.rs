@@ -8,6 +8,10 @@ use super::random::{Rng, number};
 use super::replay::Image;
 use super::scratch;
 
+const ONE_BIT: &str = "bit flipped";
+/// A block of 256 readings, for each of the two sinks.
+const MOST_FOR_ONE_BIT: u64 = 2 * 256;
+
 /// A store at rest, and what it promised.
 struct Specimen {
     image: Image,
@@ -32,47 +36,47 @@ impl Specimen {
     }
 }
 
-/// Damages a file, and says how; `None` removes it.
-fn damage(content: &[u8], rng: &mut Rng) -> (String, Option<Vec<u8>>) {
+/// Damages a file, and says how: by kind, and exactly. `None` removes it.
+fn damage(content: &[u8], rng: &mut Rng) -> (&'static str, String, Option<Vec<u8>>) {
     let mut damaged = content.to_vec();
     if content.is_empty() {
         return match rng.in_range(0..2) {
-            0 => ("removed".to_owned(), None),
-            _ => ("filled with 100 random bytes".to_owned(), Some(rng.bytes(100))),
+            0 => ("removed", String::new(), None),
+            _ => ("noise", "100 bytes in an empty file".to_owned(), Some(rng.bytes(100))),
         };
     }
     let at = place(content, rng);
     let len = rng.in_range(1..8_192).min(content.len() - at);
-    let how = match rng.in_range(0..12) {
+    let (kind, how) = match rng.in_range(0..12) {
         0..4 => {
             let bit = rng.in_range(0..8);
             damaged[at] ^= 1 << bit;
-            format!("bit {bit} of byte {at} flipped")
+            (ONE_BIT, format!("bit {bit} of byte {at}"))
         }
         4..6 => {
             for _ in 0..30 {
                 let at = place(content, rng);
                 damaged[at] ^= 1 << rng.in_range(0..8);
             }
-            "30 bits flipped".to_owned()
+            ("30 bits flipped", String::new())
         }
         6..8 => {
             damaged[at..at + len].fill(0);
-            format!("{len} bytes at {at} zeroed")
+            ("zeroed", format!("{len} bytes at {at}"))
         }
         8 => {
             let noise = rng.bytes(len);
             damaged[at..at + len].copy_from_slice(&noise);
-            format!("{len} random bytes at {at}")
+            ("noise", format!("{len} bytes at {at}"))
         }
         9 | 10 => {
             let len = if rng.percent(20) { 0 } else { rng.in_range(0..content.len()) };
             damaged.truncate(len);
-            format!("cut to {len} of {} bytes", content.len())
+            ("cut", format!("to {len} of {} bytes", content.len()))
         }
-        _ => return ("removed".to_owned(), None),
+        _ => return ("removed", String::new(), None),
     };
-    (how, Some(damaged))
+    (kind, how, Some(damaged))
 }
 
 /// Anywhere, but rather where something is: much of the data file may be empty.
@@ -104,7 +108,7 @@ fn damage_to_any_file_costs_no_more_than_the_store_says_and_never_the_start() {
         let names: Vec<&String> = specimen.image.files.keys().collect();
         let data = names.iter().find(|name| name.ends_with("/db"));
         let name = if case % 4 < 2 { data.unwrap_or(&names[0]) } else { names[case / 4 % names.len()] };
-        let (how, content) = damage(&specimen.image.files[name], &mut rng);
+        let (kind, how, content) = damage(&specimen.image.files[name], &mut rng);
         let disk = scratch();
         specimen.image.write(disk.path());
         match content {
@@ -112,19 +116,20 @@ fn damage_to_any_file_costs_no_more_than_the_store_says_and_never_the_start() {
             None => std::fs::remove_file(disk.path().join(name)).unwrap(),
         }
         let found = check(disk.path(), &specimen.promises, Excuse::Gap)
-            .unwrap_or_else(|failure| panic!("case {case}: {name}: {how}: {failure}"));
+            .unwrap_or_else(|failure| panic!("case {case}: {name}: {kind} {how}: {failure}"));
         let report = &found.report;
         let said = !report.findings.is_empty() || !found.gaps.is_empty();
-        assert!(
-            found.missing == 0 || said,
-            "case {case}: {name}: {how}: nothing is said about it: {report:?}"
-        );
-        let kind = name.split_once("snap.").map_or(name.as_str(), |_| "buffer/store/snap.*").to_owned();
-        let tally = tallies.entry(kind).or_default();
+        let case = format!("case {case}: {name}: {kind} {how}: {} readings lost", found.missing);
+        assert!(found.missing == 0 || said, "{case}: nothing is said about it: {report:?}");
+        assert!(kind != ONE_BIT || found.missing <= MOST_FOR_ONE_BIT, "{case}");
+        let file = name.split_once("snap.").map_or(name.as_str(), |_| "buffer/store/snap.*");
+        let tally = tallies.entry(format!("{file} {kind}")).or_default();
         tally.cases += 1;
         tally.with_losses += usize::from(found.missing > 0);
         tally.lost += found.missing;
         tally.read += found.read as u64;
     }
-    eprintln!("{tallies:#?}");
+    for (what, tally) in tallies {
+        eprintln!("{what}: {tally:?}");
+    }
 }
