@@ -185,6 +185,11 @@ impl Buffer {
     /// Commits what is open, moves cursors, syncs, ends the thread. Later calls answer `Closed`.
     pub async fn close(&self) {
         self.0.0.intake.close();
+        self.ended().await;
+    }
+
+    /// Resolves when the store's thread has ended, whether it was told to or not.
+    pub async fn ended(&self) {
         let mut ends = self.0.0.ends.clone();
         while ends.changed().await.is_ok() {}
     }

@@ -78,7 +78,12 @@ fn print(status: &Value) {
             println!("  dropped     {count} {reason}");
         }
         let forwarder = &status["forwarders"][name];
-        if let Some(error) = forwarder["last_error"].as_str() {
+        match (forwarder["state"].as_str(), forwarder["why"].as_str()) {
+            (Some(state), Some(why)) => println!("  {state:<10}  {why}"),
+            (Some(state), None) => println!("  state       {state}"),
+            (None, _) => {}
+        }
+        if let Some(error) = forwarder["last_error"]["why"].as_str() {
             println!("  last error  {error}");
         }
         if let Some(seconds) = forwarder["drain_estimate_s"].as_u64() {

@@ -6,7 +6,10 @@ use std::process::ExitCode;
 use super::{ConfigArg, EXIT_CONFIG};
 use crate::config::{Config, SinkKind};
 use crate::pki::Pki;
-use crate::{gateway, sink};
+use crate::{api, gateway, sink};
+
+/// `sun_path` without its NUL (unix(7)).
+const MAX_SOCKET_PATH_BYTES: usize = 107;
 
 pub(super) fn run(args: &ConfigArg) -> anyhow::Result<ExitCode> {
     let file = args.file();
@@ -36,6 +39,13 @@ pub(super) fn run(args: &ConfigArg) -> anyhow::Result<ExitCode> {
 fn beyond_the_text(config: &Config, found: &mut Vec<String>) {
     if let Some(problem) = unwritable(&config.data_dir) {
         found.push(format!("gateway.data_dir: {problem}"));
+    }
+    let socket = api::socket_path(&config.data_dir);
+    if socket.as_os_str().len() > MAX_SOCKET_PATH_BYTES {
+        found.push(format!(
+            "gateway.data_dir: {} is longer than the {MAX_SOCKET_PATH_BYTES} bytes that the name of a socket may have",
+            socket.display()
+        ));
     }
     match gateway::offline_clock(config) {
         Ok(clock) => {

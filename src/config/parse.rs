@@ -126,7 +126,7 @@ fn pki(mut table: Table) -> Pki {
 
 fn listener(mut table: Table) -> Listener {
     let default = Listener::default();
-    let minute = MILLISECOND..=Duration::from_secs(600);
+    let deadline = MILLISECOND..=Duration::from_secs(600);
     let listener = Listener {
         address: table
             .parsed("address", |text| {
@@ -138,9 +138,9 @@ fn listener(mut table: Table) -> Listener {
             .value::<ClientAuth>("client_auth", "\"required\" or \"optional\"")
             .unwrap_or(default.client_auth),
         handshake_timeout: table
-            .duration("handshake_timeout", minute.clone())
+            .duration("handshake_timeout", deadline.clone())
             .unwrap_or(default.handshake_timeout),
-        connect_timeout: table.duration("connect_timeout", minute).unwrap_or(default.connect_timeout),
+        connect_timeout: table.duration("connect_timeout", deadline).unwrap_or(default.connect_timeout),
         max_connections: table.count("max_connections", 1..=1_000_000).unwrap_or(default.max_connections),
         max_handshakes: table.count("max_handshakes", 1..=10_000).unwrap_or(default.max_handshakes),
         max_packet_bytes: table.parsed("max_packet", packet_bytes).unwrap_or(default.max_packet_bytes),

@@ -73,19 +73,28 @@ fn known_stream(text: &str, streams: &[Stream]) -> Result<String, String> {
     Err(format!("there is no such stream; there are: {}", known.join(", ")))
 }
 
-fn base_url(text: &str) -> Result<String, String> {
-    let url = reqwest::Url::parse(text).map_err(|error| error.to_string())?;
-    let loopback = matches!(url.host_str(), Some("127.0.0.1" | "localhost" | "[::1]"));
-    match url.scheme() {
-        "https" => Ok(text.trim_end_matches('/').to_owned()),
-        "http" if loopback => Ok(text.trim_end_matches('/').to_owned()),
-        "http" => Err("the key would cross the network in the clear; write https://".to_owned()),
-        other => Err(format!("{other}:// is not https://")),
-    }
+/// The address of a service, without a slash at its end. It may be shown: nothing secret may stand in it.
+fn base_url(table: &mut Table) -> Option<String> {
+    let value = table.take("url")?;
+    let text = text_of(&value);
+    let parsed = reqwest::Url::parse(&text);
+    let loopback = |url: &reqwest::Url| matches!(url.host_str(), Some("127.0.0.1" | "localhost" | "[::1]"));
+    let what = match &parsed {
+        Ok(url) if !url.username().is_empty() || url.password().is_some() => {
+            "a user name or password does not belong into an address; use key or write_key"
+        }
+        Ok(url) if url.scheme() == "https" || (url.scheme() == "http" && loopback(url)) => {
+            return Some(text.trim_end_matches('/').to_owned());
+        }
+        Ok(url) if url.scheme() == "http" => "the key would cross the network in the clear; write https://",
+        _ => "this is not an address such as \"https://api.thingspeak.com\"",
+    };
+    table.wrong("url", Some(&value), what);
+    None
 }
 
 fn thingspeak(table: &mut Table, streams: &[Stream]) -> Option<ThingSpeak> {
-    let url = table.parsed("url", base_url).unwrap_or_else(|| THINGSPEAK.to_owned());
+    let url = base_url(table).unwrap_or_else(|| THINGSPEAK.to_owned());
     let channel = table.number("channel", 1..=u64::MAX);
     if channel.is_none() {
         table.missing("channel", "the channel's number");
@@ -180,7 +189,7 @@ fn mapping(value: &Value, to: ThingSpeakTarget, streams: &[Stream]) -> Result<Th
 }
 
 fn supabase(table: &mut Table) -> Option<Supabase> {
-    let url = table.parsed("url", base_url);
+    let url = base_url(table);
     if url.is_none() {
         table.missing("url", "the project's address, such as \"https://<ref>.supabase.co\"");
     }

@@ -123,6 +123,14 @@ fn a_key_does_not_cross_the_network_in_the_clear() {
 }
 
 #[test]
+fn a_password_in_an_address_is_refused_and_not_repeated() {
+    let found =
+        problems(&CLOUD.replace("https://", "https://me:hunter2@").replace("name", "key = \"k\"\nname"));
+    assert!(found[0].contains("does not belong into an address"), "{found:?}");
+    assert!(!found.join("\n").contains("hunter2"));
+}
+
+#[test]
 fn thingspeak_itself_is_not_written_faster_than_it_takes() {
     let sink = "[[sink]]\nname = \"t\"\ntype = \"thingspeak\"\nchannel = 1\nwrite_key = \"k\"\n\
                 fields = { field1 = \"t\" }\ninterval = \"1s\"\n";

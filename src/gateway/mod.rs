@@ -6,6 +6,7 @@ mod reload;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -22,11 +23,14 @@ use crate::pki::{Pki, PkiError, ServerTls};
 use crate::sink;
 use crate::tasks::{Failed, Stage, Tasks};
 
+/// How long the store may take to write what it has, after everything else has ended.
+const STORE_DEADLINE: Duration = Duration::from_secs(15);
+
 /// Why a gateway does not start, or had to end.
 #[derive(Debug, thiserror::Error)]
 pub enum GatewayError {
     /// A file, directory or socket that it needs.
-    #[error("{what}: {source}")]
+    #[error("{what}")]
     Io {
         /// What it wanted to do.
         what: String,
@@ -144,10 +148,6 @@ impl Gateway {
             broker,
             forwarders,
         };
-        let api = Api::bind(&config.data_dir).map_err(|source| GatewayError::Io {
-            what: format!("binding {}", crate::api::socket_path(&config.data_dir).display()),
-            source,
-        })?;
 
         let tls = pki.server_tls(config.listener.client_auth);
         if let Err(unavailable) = tls.current() {
@@ -155,7 +155,21 @@ impl Gateway {
         }
 
         let service = tasks.spawner(Stage::Service);
-        service.essential("api", api.run(handles.clone(), service.cancelled().clone()));
+        match Api::bind(&config.data_dir) {
+            Ok(api) => service.essential("api", api.run(handles.clone(), service.cancelled().clone())),
+            // Nobody can ask how the gateway is, but it can do its work.
+            Err(error) => {
+                let socket = crate::api::socket_path(&config.data_dir);
+                tracing::error!(%error, socket = %socket.display(), "the status cannot be asked for");
+            }
+        }
+        let (store, cancel) = (handles.buffer.clone(), service.cancelled().clone());
+        service.essential("store", async move {
+            tokio::select! {
+                () = store.ended() => {}
+                () = cancel.cancelled() => {}
+            }
+        });
         service.essential(
             "maintenance",
             maintenance::run(
@@ -232,7 +246,10 @@ impl Gateway {
         if !late.is_empty() {
             tracing::warn!(?late, "the deadline has passed; what was not acknowledged will be sent again");
         }
-        self.handles.buffer.close().await;
+        // A disk that does not answer must not keep the process: what it has not taken was not acknowledged.
+        if tokio::time::timeout(STORE_DEADLINE, self.handles.buffer.close()).await.is_err() {
+            tracing::error!("the store has not ended in time");
+        }
         if let Err(error) = self.handles.clock.keep_floor() {
             tracing::warn!(%error, "the clock's floor could not be kept");
         }
