@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::{ConfigArg, EXIT_CONFIG};
-use crate::config::{Config, SinkKind};
+use crate::config::{ClientAuth, Config, PayloadFormat, SinkKind};
 use crate::pki::Pki;
 use crate::{api, gateway, sink};
 
@@ -15,8 +15,9 @@ pub(super) fn run(args: &ConfigArg) -> anyhow::Result<ExitCode> {
     let file = args.file();
     let origin = file.as_ref().map_or("the defaults".to_owned(), |file| file.display().to_string());
     let mut found = Vec::new();
-    match Config::load(file.as_deref()) {
-        Ok(config) => {
+    match Config::read(file.as_deref()) {
+        Ok((config, problems)) => {
+            found.extend(problems.iter().map(ToString::to_string));
             beyond_the_text(&config, &mut found);
             if found.is_empty() {
                 print_summary(&origin, &config);
@@ -78,9 +79,18 @@ fn unwritable(directory: &Path) -> Option<String> {
 fn print_summary(origin: &str, config: &Config) {
     println!("{origin}: good.");
     println!("gateway {} keeps its data in {}", config.gateway_id, config.data_dir.display());
-    println!("listens on {} (TLS, certificates {:?})", config.listener.address, config.listener.client_auth);
+    let certificates = match config.listener.client_auth {
+        ClientAuth::Required => "every device needs a certificate",
+        ClientAuth::Optional => "devices without a certificate are let in",
+    };
+    println!("listens on {} (TLS; {certificates})", config.listener.address);
     for stream in &config.streams {
-        println!("stream {}: {} as {:?}", stream.name, stream.filter, stream.format);
+        let format = match stream.format {
+            PayloadFormat::Json => "JSON",
+            PayloadFormat::Number => "a number",
+            PayloadFormat::Text => "text",
+        };
+        println!("stream {}: what is published to {} is a reading ({format})", stream.name, stream.filter);
     }
     for sink in &config.sinks {
         let to = match &sink.kind {

@@ -60,17 +60,25 @@ impl Config {
     /// # Errors
     /// Every problem that can be seen without a network.
     pub fn load(file: Option<&Path>) -> Result<Self, Invalid> {
+        sound(Self::read(file))
+    }
+
+    /// As [`Config::load`], but goes on with defaults in place of what is wrong, so that more can be checked.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or is not TOML.
+    pub fn read(file: Option<&Path>) -> Result<(Self, Vec<Problem>), Invalid> {
         let mut figment = Figment::new();
         if let Some(file) = file {
-            let text = std::fs::read_to_string(file).map_err(|error| {
-                let what = format!("cannot be read: {error}; `tampu init` writes a commented one");
-                Invalid(vec![Problem { key: String::new(), origin: file.display().to_string(), what }])
-            })?;
+            let text = std::fs::read_to_string(file).map_err(|error| unreadable(file, &error))?;
             toml_problem(file, &text)?;
             figment = figment.merge(Toml::file_exact(file));
         }
         let nested = |key: &figment::value::UncasedStr| key.as_str().contains("__");
-        parse::config(&figment.merge(Env::prefixed("TAMPU_").filter(nested).split("__")))
+        let (config, mut problems) =
+            parse::config(&figment.merge(Env::prefixed("TAMPU_").filter(nested).split("__")))?;
+        problems.extend(std::env::vars_os().filter_map(|(name, _)| half_written(name.to_str()?)));
+        Ok((config, problems))
     }
 
     /// Parses a text as if it were a file, without the environment.
@@ -79,7 +87,7 @@ impl Config {
     /// As [`Config::load`].
     pub fn from_toml(text: &str) -> Result<Self, Invalid> {
         toml_problem(Path::new("config.toml"), text)?;
-        parse::config(&Figment::from(Toml::string(text)))
+        sound(parse::config(&Figment::from(Toml::string(text))))
     }
 
     /// The file that is used when none is named: the package's, if it is there.
@@ -88,6 +96,29 @@ impl Config {
         let file = PathBuf::from(SYSTEM_FILE);
         file.exists().then_some(file)
     }
+}
+
+fn sound(read: Result<(Config, Vec<Problem>), Invalid>) -> Result<Config, Invalid> {
+    let (config, problems) = read?;
+    if problems.is_empty() { Ok(config) } else { Err(Invalid(problems)) }
+}
+
+fn unreadable(file: &Path, error: &std::io::Error) -> Invalid {
+    let advice = match error.kind() {
+        std::io::ErrorKind::NotFound => "; `tampu init` writes a commented one",
+        _ => "",
+    };
+    let what = format!("cannot be read: {error}{advice}");
+    Invalid(vec![Problem { key: String::new(), origin: file.display().to_string(), what }])
+}
+
+/// A variable with one underscore where two divide the table from the key: it would be passed over.
+fn half_written(name: &str) -> Option<Problem> {
+    const TABLES: [&str; 7] = ["GATEWAY", "LOG", "PKI", "LISTENER", "ANONYMOUS", "BUFFER", "CLOCK"];
+    let rest = name.strip_prefix("TAMPU_").filter(|rest| !rest.contains("__"))?;
+    let (table, key) = rest.split_once('_')?;
+    let what = format!("is not a setting; did you mean TAMPU_{table}__{key}, with two underscores?");
+    TABLES.contains(&table).then(|| Problem { key: name.to_owned(), origin: String::new(), what })
 }
 
 /// A text that is no TOML, with the line at fault.

@@ -13,7 +13,7 @@ use super::table::{Notes, Table, secret_of, shown};
 use super::{
     Access, AclRule, Buffer, ClientAuth, Clock, ClockSource, Config, DeviceMatch, DeviceSource, Field,
     FieldKind, FullPolicy, Integrity, IntegrityCheck, Invalid, Listener, Log, LogFormat, PayloadFormat, Pki,
-    Stream, TopicTemplate,
+    Problem, Stream, TopicTemplate,
 };
 use crate::message::{DeviceId, TopicFilter};
 
@@ -22,8 +22,11 @@ const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
 const YEARS: Duration = Duration::from_secs(100 * 365 * 86_400);
 
-/// Reads everything, or says everything that is wrong.
-pub(super) fn config(figment: &Figment) -> Result<Config, Invalid> {
+/// Reads everything, and says everything that is wrong; defaults stand for what is.
+///
+/// # Errors
+/// When nothing can be read at all.
+pub(super) fn config(figment: &Figment) -> Result<(Config, Vec<Problem>), Invalid> {
     let mut notes = Notes { figment, problems: Vec::new() };
     let values = match figment.extract::<Dict>() {
         Ok(values) => values,
@@ -43,31 +46,32 @@ pub(super) fn config(figment: &Figment) -> Result<Config, Invalid> {
     let clock = clock(root.table("clock"));
     let sinks = sinks(&mut root, &streams);
     root.finish();
-    if notes.problems.is_empty() {
-        return Ok(Config {
-            gateway_id,
-            data_dir,
-            log,
-            shutdown_timeout,
-            pki,
-            listener,
-            access,
-            streams,
-            buffer,
-            clock,
-            sinks,
-        });
-    }
-    Err(Invalid(notes.problems))
+    let config = Config {
+        gateway_id,
+        data_dir,
+        log,
+        shutdown_timeout,
+        pki,
+        listener,
+        access,
+        streams,
+        buffer,
+        clock,
+        sinks,
+    };
+    Ok((config, notes.problems))
 }
 
 fn gateway(mut table: Table) -> (DeviceId, PathBuf, Duration) {
     let id = table.parsed("id", DeviceId::parse).unwrap_or_else(host_id);
-    let data_dir = table.path("data_dir").unwrap_or_else(default_data_dir);
+    let data_dir = table.path("data_dir").or_else(default_data_dir);
+    if data_dir.is_none() {
+        table.missing("data_dir", "there is neither STATE_DIRECTORY nor HOME to tell where data may be kept");
+    }
     let shutdown_timeout =
         table.duration("shutdown_timeout", SECOND..=HOUR).unwrap_or(Duration::from_secs(20));
     table.finish();
-    (id, data_dir, shutdown_timeout)
+    (id, data_dir.unwrap_or_default(), shutdown_timeout)
 }
 
 /// The host's name, as far as it can be a device name.
@@ -80,25 +84,36 @@ fn host_id() -> DeviceId {
 }
 
 /// systemd's state directory; the system's for root; the user's otherwise (XDG Base Directory).
-fn default_data_dir() -> PathBuf {
+fn default_data_dir() -> Option<PathBuf> {
     let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(state) = variable("STATE_DIRECTORY") {
-        return state;
+        return Some(state);
     }
     if rustix::process::geteuid().is_root() {
-        return PathBuf::from("/var/lib/tampu");
+        return Some(PathBuf::from("/var/lib/tampu"));
     }
     let state = variable("XDG_STATE_HOME").or_else(|| variable("HOME").map(|home| home.join(".local/state")));
-    state.unwrap_or_else(std::env::temp_dir).join("tampu")
+    state.map(|state| state.join("tampu"))
 }
 
 fn log(mut table: Table) -> Log {
     let format =
         table.value("format", "\"auto\", \"text\", \"json\" or \"journal\"").unwrap_or(LogFormat::Auto);
-    let level = table
-        .parsed("level", |text| text.parse::<tracing_subscriber::filter::Targets>().map(|_| text.to_owned()));
+    let level = table.parsed("level", log_level);
     table.finish();
     Log { format, level: level.unwrap_or_else(|| "info".to_owned()) }
+}
+
+/// `info`, or `info,tampu::broker=debug`: to `tracing`, a misspelt level would be the name of a module.
+fn log_level(text: &str) -> Result<String, &'static str> {
+    for part in text.split(',') {
+        let level = part.rsplit_once('=').map_or(part, |(_, level)| level);
+        let known = level.trim().parse::<tracing::level_filters::LevelFilter>().is_ok();
+        if !known || level.trim().is_empty() {
+            return Err("a level is \"error\", \"warn\", \"info\", \"debug\", \"trace\" or \"off\"");
+        }
+    }
+    Ok(text.to_owned())
 }
 
 fn pki(mut table: Table) -> Pki {
@@ -182,34 +197,43 @@ fn access(root: &mut Table, client_auth: ClientAuth) -> Access {
         table.finish();
         access.rules.extend(device.map(|device| AclRule { device, publish, subscribe }));
     }
-    if let Some(value) = root.take("anonymous") {
-        let Some(dict) = value.as_dict() else {
-            root.wrong("anonymous", Some(&value), "write [anonymous]");
-            return access;
-        };
-        let mut table = Table::new("anonymous".to_owned(), dict.clone(), root.notes);
-        let name = table
-            .parsed("name", DeviceId::parse)
-            .unwrap_or_else(|| DeviceId::parse("anonymous").expect("it keeps the rules"));
-        let (publish, subscribe) = topics(&mut table);
-        if client_auth == ClientAuth::Required {
-            table.wrong(
-                "name",
-                Some(&value),
-                "no device can be anonymous while listener.client_auth is \"required\"; set it to \"optional\"",
-            );
+    let Some(value) = root.take("anonymous") else {
+        if client_auth == ClientAuth::Optional {
+            root.missing("anonymous", "listener.client_auth = \"optional\" lets nobody in without it");
         }
-        table.finish();
-        access.rules.push(AclRule { device: DeviceMatch::Named(name.clone()), publish, subscribe });
-        access.anonymous = Some(name);
+        return access;
+    };
+    let Some(dict) = value.as_dict() else {
+        root.wrong("anonymous", Some(&value), "write [anonymous]");
+        return access;
+    };
+    if client_auth == ClientAuth::Required {
+        let what =
+            "no device can be anonymous while listener.client_auth is \"required\"; set it to \"optional\"";
+        root.wrong("anonymous", Some(&value), what);
     }
+    let mut table = Table::new("anonymous".to_owned(), dict.clone(), root.notes);
+    let name = table
+        .parsed("name", DeviceId::parse)
+        .unwrap_or_else(|| DeviceId::parse("anonymous").expect("it keeps the rules"));
+    let (publish, subscribe) = topics(&mut table);
+    table.finish();
+    access.rules.push(AclRule { device: DeviceMatch::Named(name.clone()), publish, subscribe });
+    access.anonymous = Some(name);
     access
 }
 
 fn topics(table: &mut Table) -> (Vec<TopicTemplate>, Vec<TopicTemplate>) {
-    let publish = table.list("publish", TopicTemplate::parse).unwrap_or_default();
-    let subscribe = table.list("subscribe", TopicTemplate::parse).unwrap_or_default();
+    let publish = table.list("publish", template).unwrap_or_default();
+    let subscribe = table.list("subscribe", template).unwrap_or_default();
     (publish, subscribe)
+}
+
+fn template(text: &str) -> Result<TopicTemplate, String> {
+    if text.replace("{device}", "").contains(['{', '}']) {
+        return Err("the only name that may stand in braces is {device}".to_owned());
+    }
+    TopicTemplate::parse(text).map_err(|error| error.to_string())
 }
 
 fn device_match(text: &str) -> Result<DeviceMatch, crate::message::InvalidDeviceId> {
@@ -225,12 +249,20 @@ fn streams(root: &mut Table) -> Vec<Stream> {
         return vec![Stream::default()];
     }
     let mut names = BTreeSet::new();
-    let mut streams = Vec::new();
+    let mut streams: Vec<Stream> = Vec::new();
     for (path, dict) in tables {
         let mut table = Table::new(path, dict, root.notes);
         if let Some(stream) = stream(&mut table) {
             if !names.insert(stream.name.clone()) {
                 table.wrong("name", None, "another stream has this name");
+            }
+            if let Some(first) = streams.iter().find(|first| first.filter.covers(&stream.filter)) {
+                let first = &first.name;
+                table.wrong(
+                    "topic",
+                    None,
+                    format!("nothing comes here: the stream {first} before it takes it all"),
+                );
             }
             streams.push(stream);
         }
@@ -255,6 +287,16 @@ fn stream(table: &mut Table) -> Option<Stream> {
             DeviceSource::Certificate
         }),
     };
+    if let (DeviceSource::TopicLevel(level), Some(filter)) = (device, &filter) {
+        let levels = filter.as_str().split('/').count();
+        if level > levels && !filter.as_str().ends_with('#') {
+            table.wrong(
+                "device",
+                None,
+                format!("{filter} has {levels} levels, so there is no level {level}"),
+            );
+        }
+    }
     let format = table.value("format", "\"json\", \"number\" or \"text\"").unwrap_or(PayloadFormat::Json);
     let fields = fields(table);
     let integrity = integrity(table);
@@ -348,7 +390,11 @@ fn integrity(table: &mut Table) -> Option<Integrity> {
             table.missing("keys", "a key for each device: { esp32-01 = { env = \"ESP32_01_KEY\" } }");
             None
         }
-        _ => {
+        Some(other) => {
+            table.wrong("check", None, format!("{other:?} is not \"crc32\" or \"hmac-sha256\""));
+            None
+        }
+        None => {
             table.missing("check", "\"crc32\" or \"hmac-sha256\"");
             None
         }

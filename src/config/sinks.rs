@@ -22,18 +22,35 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 pub(super) fn sinks(root: &mut Table, streams: &[Stream]) -> Vec<Sink> {
     let mut names = BTreeSet::new();
-    let mut sinks = Vec::new();
+    let mut sinks: Vec<Sink> = Vec::new();
     for (path, dict) in root.tables("sink") {
         let mut table = Table::new(path, dict, root.notes);
         if let Some(sink) = sink(&mut table, streams) {
             if !names.insert(sink.name.clone()) {
                 table.wrong("name", None, "another sink has this name");
             }
+            if let Some(other) = sinks.iter().find(|other| same_channel(other, &sink)) {
+                let name = &other.name;
+                table.wrong(
+                    "channel",
+                    None,
+                    format!("the sink {name} writes to it already, at the pace that it allows"),
+                );
+            }
             sinks.push(sink);
         }
         table.finish();
     }
     sinks
+}
+
+fn same_channel(one: &Sink, other: &Sink) -> bool {
+    match (&one.kind, &other.kind) {
+        (SinkKind::ThingSpeak(one), SinkKind::ThingSpeak(other)) => {
+            (&one.url, one.channel) == (&other.url, other.channel)
+        }
+        _ => false,
+    }
 }
 
 fn sink(table: &mut Table, streams: &[Stream]) -> Option<Sink> {
@@ -55,10 +72,12 @@ fn sink(table: &mut Table, streams: &[Stream]) -> Option<Sink> {
         Some("supabase") => supabase(table).map(SinkKind::Supabase),
         Some(other) => {
             table.wrong("type", None, format!("{other:?} is not \"thingspeak\" or \"supabase\""));
+            table.ignore_rest();
             None
         }
         None => {
             table.missing("type", "\"thingspeak\" or \"supabase\"");
+            table.ignore_rest();
             None
         }
     };
@@ -119,20 +138,23 @@ fn thingspeak(table: &mut Table, streams: &[Stream]) -> Option<ThingSpeak> {
     if url == THINGSPEAK && interval < THINGSPEAK_INTERVAL {
         table.wrong("interval", None, "ThingSpeak takes one bulk write per channel every 15 s");
     }
-    let sink = ThingSpeak {
+    let max_entries = table.count("max_entries", 1..=14_400).unwrap_or(960);
+    let collision =
+        table.value("collision", "\"average\", \"first\" or \"last\"").unwrap_or(Collision::Average);
+    let average = table.duration("average", Duration::from_secs(1)..=DAY);
+    let yearly_allowance = table.number("yearly_allowance", 1..=u64::MAX).unwrap_or(3_000_000);
+    // Every key is asked for by now: what is left over is unknown.
+    Some(ThingSpeak {
         url,
         channel: channel?,
         write_key: write_key?,
         fields,
-        max_entries: table.count("max_entries", 1..=14_400).unwrap_or(960),
+        max_entries,
         interval,
-        collision: table
-            .value("collision", "\"average\", \"first\" or \"last\"")
-            .unwrap_or(Collision::Average),
-        average: table.duration("average", Duration::from_secs(1)..=DAY),
-        yearly_allowance: table.number("yearly_allowance", 1..=u64::MAX).unwrap_or(3_000_000),
-    };
-    Some(sink)
+        collision,
+        average,
+        yearly_allowance,
+    })
 }
 
 /// `{ field1 = "t", field2 = { path = "h", device = "esp32-01" }, field3 = [ {…}, {…} ] }`
@@ -211,20 +233,27 @@ fn supabase(table: &mut Table) -> Option<Supabase> {
             SupabaseRows::Whole
         }
     };
+    let rest_path = table.text("rest_path").unwrap_or_else(|| "/rest/v1".to_owned());
+    if url.as_ref().is_some_and(|url| !rest_path.is_empty() && url.ends_with(rest_path.trim_end_matches('/')))
+    {
+        table.wrong("url", None, format!("leave out {rest_path}: rest_path adds it"));
+    }
+    let token = table.secret("token");
+    let max_rows = table.count("max_rows", 1..=20_000).unwrap_or(1_000);
+    let max_bytes = table.bytes("max_request", 1024).and_then(|bytes| usize::try_from(bytes).ok());
+    let interval = table.duration("interval", Duration::ZERO..=DAY).unwrap_or(Duration::from_secs(1));
+    // Every key is asked for by now: what is left over is unknown.
     Some(Supabase {
         url: url?,
-        rest_path: table.text("rest_path").unwrap_or_else(|| "/rest/v1".to_owned()),
+        rest_path,
         key: key?,
-        token: table.secret("token"),
+        token,
         schema,
         table: name,
         rows,
-        max_rows: table.count("max_rows", 1..=20_000).unwrap_or(1_000),
-        max_bytes: table
-            .bytes("max_request", 1024)
-            .and_then(|bytes| usize::try_from(bytes).ok())
-            .unwrap_or(1_000_000),
-        interval: table.duration("interval", Duration::ZERO..=DAY).unwrap_or(Duration::from_secs(1)),
+        max_rows,
+        max_bytes: max_bytes.unwrap_or(1_000_000),
+        interval,
     })
 }
 

@@ -103,7 +103,7 @@ impl<'n, 'a> Table<'n, 'a> {
 
     /// A path.
     pub(super) fn path(&mut self, key: &'static str) -> Option<PathBuf> {
-        self.text(key).map(PathBuf::from)
+        self.value::<String>(key, "a path, such as \"/var/lib/tampu\"").map(PathBuf::from)
     }
 
     /// A duration such as `"50ms"`, `"15s"` or `"2h 30m"`, between two bounds.
@@ -114,7 +114,7 @@ impl<'n, 'a> Table<'n, 'a> {
     ) -> Option<Duration> {
         self.parsed(key, |text| {
             let parsed = humantime::parse_duration(text)
-                .map_err(|error| format!("{error}; a duration is written as \"50ms\", \"15s\" or \"2h\""))?;
+                .map_err(|_| "a duration is written as \"50ms\", \"15s\" or \"2h 30m\"".to_owned())?;
             let (low, high) = (*bounds.start(), *bounds.end());
             if bounds.contains(&parsed) {
                 return Ok(parsed);
@@ -188,7 +188,11 @@ impl<'n, 'a> Table<'n, 'a> {
     /// A secret, from where it stands. No part of it is ever in a problem.
     pub(super) fn secret(&mut self, key: &'static str) -> Option<Secret> {
         let value = self.take(key)?;
-        match secret_of(&value) {
+        let one_word = |secret: Secret| match secret.expose().contains(char::is_whitespace) {
+            true => Err("a key holds no white space".to_owned()),
+            false => Ok(secret),
+        };
+        match secret_of(&value).and_then(one_word) {
             Ok(secret) => Some(secret),
             Err(error) => {
                 self.wrong(key, Some(&value), error);
@@ -235,9 +239,16 @@ impl<'n, 'a> Table<'n, 'a> {
     pub(super) fn missing(&mut self, key: &'static str, expected: &str) {
         // A key that is there and wrong has its problem already.
         let name = self.name(key);
-        if !self.notes.problems.iter().any(|problem| problem.key == name) {
+        let below = format!("{name}.");
+        let known = |problem: &Problem| problem.key == name || problem.key.starts_with(&below);
+        if !self.notes.problems.iter().any(known) {
             self.notes.note(name, None, format!("is missing: {expected}"));
         }
+    }
+
+    /// Takes everything else for known: what it means depends on something that is wrong.
+    pub(super) fn ignore_rest(&mut self) {
+        self.rest.clear();
     }
 
     /// Ends the table: what nobody asked for is a problem.

@@ -181,10 +181,57 @@ fn the_environment_wins() {
         let config = Config::load(Some(Path::new("c.toml"))).expect("valid");
         assert_eq!(config.listener.address.port(), 2);
         assert_eq!(config.buffer.ack_delay, Duration::from_millis(7));
+        jail.set_env("TAMPU_LISTENER_ADDRESS", "127.0.0.1:3");
+        let invalid = Config::load(None).unwrap_err().to_string();
+        assert!(invalid.contains("did you mean TAMPU_LISTENER__ADDRESS"), "{invalid}");
         jail.set_env("TAMPU_LISTENER__ADRESS", "x");
         let invalid = Config::load(Some(Path::new("c.toml"))).unwrap_err().to_string();
         assert!(invalid.contains("did you mean \"address\"?"), "{invalid}");
         assert!(invalid.contains("(TAMPU_LISTENER__ADRESS)"), "{invalid}");
         Ok(())
     });
+}
+
+#[test]
+fn a_level_that_is_none_would_silence_the_daemon() {
+    for bad in ["warning", "loud", "tampu=verbose", "info,"] {
+        assert!(problems(&format!("[log]\nlevel = {bad:?}\n"))[0].contains("a level is"), "{bad}");
+    }
+    assert_eq!(good("[log]\nlevel = \"info,tampu::broker=debug\"\n").log.level, "info,tampu::broker=debug");
+}
+
+#[test]
+fn a_wrong_value_does_not_make_its_neighbours_unknown() {
+    let found = problems(
+        "[[sink]]\nname = \"t\"\ntype = \"thingspeak\"\nchannel = \"abc\"\nwrite_key = \"k\"\n\
+         fields = { field1 = \"t\" }\ncollision = \"last\"\nmax_entries = 5\n\
+         [[sink]]\nname = \"s\"\ntype = \"supabase\"\nurl = \"gopher://x\"\nkey = \"k\"\nmax_rows = 5\n\
+         [[sink]]\nname = \"f\"\ntype = \"fax\"\nnumber = 5\n",
+    );
+    assert_eq!(found.len(), 3, "{found:#?}");
+}
+
+#[test]
+fn what_cannot_work_is_a_problem_although_every_value_is_good_alone() {
+    let channel =
+        "[[sink]]\ntype = \"thingspeak\"\nchannel = 1\nwrite_key = \"k\"\nfields = { field1 = \"t\" }\n";
+    for (text, expected) in [
+        ("[[stream]]\nname = \"s\"\ntopic = \"a/b\"\ndevice = { topic_level = 9 }\n", "there is no level 9"),
+        ("[[acl]]\ndevice = \"*\"\npublish = [\"{devce}/#\"]\n", "is {device}"),
+        (
+            "[[stream]]\nname = \"a\"\ntopic = \"x/#\"\n[[stream]]\nname = \"b\"\ntopic = \"x/y\"\n",
+            "the stream a before it",
+        ),
+        ("[listener]\nclient_auth = \"optional\"\n", "lets nobody in without it"),
+        ("[gateway]\ndata_dir = 3\n", "3 is not a path"),
+        (&format!("{channel}name = \"a\"\n{channel}name = \"b\"\n"), "the sink a writes to it already"),
+        (
+            "[[sink]]\nname = \"s\"\ntype = \"supabase\"\nurl = \"https://x.supabase.co/rest/v1\"\nkey = \"k\"\n",
+            "leave out /rest/v1",
+        ),
+        (&format!("{CLOUD}key = \"abc def\"\n"), "no white space"),
+    ] {
+        let found = problems(text);
+        assert!(found.len() == 1 && found[0].contains(expected), "{expected}: {found:#?}");
+    }
 }

@@ -5,6 +5,7 @@ mod reload;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -101,7 +102,9 @@ fn start_clock(
 }
 
 fn make_directory(directory: &Path) -> Result<(), GatewayError> {
-    std::fs::create_dir_all(directory).map_err(|source| GatewayError::Io {
+    // Readings and keys are nobody else's. A directory that is there keeps the mode that it was given.
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.map_err(|source| GatewayError::Io {
         what: format!("making the data directory {} (gateway.data_dir)", directory.display()),
         source,
     })
@@ -282,7 +285,9 @@ fn bind(
 ) -> Result<(Listener, SocketAddr), GatewayError> {
     let bound = listen().and_then(|listener| listener.local_addr().map(|address| (listener, address)));
     bound.map_err(|source| GatewayError::Io {
-        what: format!("listening on {wanted} (listener.address; is another broker running there?)"),
+        what: format!(
+            "listening on {wanted}: if another broker runs there, set listener.address to another port"
+        ),
         source,
     })
 }
