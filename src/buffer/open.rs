@@ -48,7 +48,8 @@ fn start(
         Ok((store, book, report)) => (Ok((store, book)), report),
         // The daemon starts, says what is wrong, and takes readings as soon as the disk can (P5).
         Err(error) => {
-            let findings = vec![format!("the store cannot be opened now: {error}")];
+            let store = disk.store();
+            let findings = vec![format!("the store {} cannot be opened now: {error}", store.display())];
             (Err(error), OpenReport { findings, gaps: Vec::new() })
         }
     };

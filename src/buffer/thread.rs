@@ -231,7 +231,8 @@ impl Keeper {
     }
 
     fn latch(&mut self, mut error: StoreError) {
-        tracing::error!(%error, "the buffer cannot write; nothing is acknowledged until it can");
+        let path = self.disk.store();
+        tracing::error!(%error, path = %path.display(), "the buffer cannot write; nothing is acknowledged until it can");
         if let Some(store) = self.store.take() {
             // What was written before the error may have failed to reach the disk, too.
             if let (StoreError::Io(_), Err(unsynced)) = (&error, store.sync_files(&self.disk)) {
@@ -242,7 +243,7 @@ impl Keeper {
             }
         }
         let mut book = self.hub.ledger.book();
-        book.trouble = Some(error.to_string());
+        book.trouble = Some(format!("{}: {error}", path.display()));
         book.mark_all_dirty();
         drop(book);
         let pause = self.latch.as_ref().map_or(RETRY_FIRST, |latch| (latch.pause * 2).min(RETRY_MOST));

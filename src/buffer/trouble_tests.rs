@@ -50,7 +50,8 @@ async fn a_failed_sync_holds_every_ack_until_the_store_was_rebuilt() {
     buffer.0.0.faults.sync.store(true, SeqCst);
     let seq = writer.submit(&incoming(&device(), b"held", None), Wait::ForAck).unwrap();
     let status = until(&buffer, "the failure shows", |status| status.trouble.is_some()).await;
-    assert!(status.trouble.unwrap().contains("sync failed"));
+    let trouble = status.trouble.unwrap();
+    assert!(trouble.contains("sync failed") && trouble.contains("/store: "), "{trouble}");
     assert_eq!(writer.durable(), 10);
     let acked = tokio::time::timeout(Duration::from_millis(300), writer.until_durable(seq)).await;
     assert!(acked.is_err(), "nothing may be acknowledged");

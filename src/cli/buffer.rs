@@ -1,13 +1,15 @@
 //! `tampu buffer status`: what waits, what went, what was dropped and why.
 
+use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::{Context as _, bail};
 use serde_json::Value;
 
 use super::{ConfigArg, block_on};
 use crate::api::{self, ClientError};
 use crate::buffer::Buffer;
-use crate::gateway;
+use crate::gateway::{self, owner};
 
 /// `tampu buffer …`
 #[derive(Debug, clap::Subcommand)]
@@ -32,9 +34,7 @@ pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Ok(status) => status,
         Err(ClientError::NotRunning(_)) => {
             let directory = gateway::buffer_dir(&config);
-            if !directory.exists() {
-                anyhow::bail!("there is no buffer in {}; `tampu run` makes it", directory.display());
-            }
+            refuse_if_not_ours(&directory, args.config.file().as_deref())?;
             eprintln!("The gateway is not running; these figures are from the disk.");
             let sinks: Vec<_> = config.sinks.iter().map(|sink| sink.name.clone()).collect();
             let (buffer, _) = Buffer::open(&directory, &config.buffer, &sinks)?;
@@ -53,6 +53,27 @@ pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
         print(&status);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Opening the store writes to it: nothing may be left there that the gateway cannot read or write.
+fn refuse_if_not_ours(directory: &Path, config: Option<&Path>) -> anyhow::Result<()> {
+    let shown = directory.display();
+    match owner::other_owner(directory) {
+        Ok(None) => Ok(()),
+        Ok(Some(owner)) => {
+            let option = config.map_or(String::new(), |file| format!(" --config {}", file.display()));
+            bail!(
+                "the gateway is not running, and its buffer {shown} belongs to {owner}: opened by {}, it could be \
+                 left with files that {owner} cannot use. Start the gateway (`sudo systemctl start tampu`) and ask \
+                 again, or run: sudo -u '{owner}' tampu buffer status{option}",
+                owner::User::current()
+            )
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            bail!("there is no buffer in {shown}; `tampu run` makes it")
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot look at the buffer {shown}")),
+    }
 }
 
 fn print(status: &Value) {

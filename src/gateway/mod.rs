@@ -1,6 +1,7 @@
 //! The wiring, to be read from top to bottom: what a gateway is made of, and how it ends.
 
 mod maintenance;
+pub mod owner;
 mod reload;
 
 use std::collections::BTreeMap;
@@ -110,6 +111,18 @@ fn make_directory(directory: &Path) -> Result<(), GatewayError> {
     })
 }
 
+/// What this process writes may be closed to the one that the directory is for.
+fn warn_of_other_owner(directory: &Path) {
+    if let Ok(Some(owner)) = owner::other_owner(directory) {
+        let (user, directory) = (owner::User::current(), directory.display());
+        tracing::warn!(
+            %directory, %owner, %user,
+            "the data directory is another user's: a gateway that runs as {owner} will not be able to use what \
+             this one writes there"
+        );
+    }
+}
+
 impl Gateway {
     /// Starts everything, in the order of the path from the far end, so that what accepts comes last.
     ///
@@ -117,6 +130,7 @@ impl Gateway {
     /// What keeps it from accepting readings.
     pub async fn start(config: Config, file: Option<PathBuf>) -> Result<Self, GatewayError> {
         make_directory(&config.data_dir)?;
+        warn_of_other_owner(&config.data_dir);
         let tasks = Tasks::default();
 
         let sinks: Vec<_> = config.sinks.iter().map(|sink| sink.name.clone()).collect();

@@ -150,6 +150,33 @@ fn buffer_status_says_the_same_of_a_gateway_that_runs_and_of_one_that_does_not()
     assert!(text(&words).contains('7'), "{}", text(&words));
 }
 
+/// A directory that belongs to somebody else, whoever runs this.
+fn give_away(directory: &std::path::Path) {
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(directory, Some(65_534), Some(65_534)).unwrap();
+    } else {
+        std::fs::rename(directory, directory.with_extension("mine")).unwrap();
+        std::os::unix::fs::symlink("/", directory).unwrap();
+    }
+}
+
+#[test]
+fn the_buffer_of_another_user_is_not_opened() {
+    let (_, home) = Gateway::start("").terminate();
+    let buffer = home.path("data/buffer");
+    give_away(&buffer);
+    let list = || {
+        let names = std::fs::read_dir(&buffer).unwrap().map(|entry| entry.unwrap().file_name());
+        names.collect::<std::collections::BTreeSet<_>>()
+    };
+    let before = list();
+    let output = home.tampu(&["buffer", "status"]);
+    let said = text(&output);
+    assert!(!output.status.success(), "{said}");
+    assert!(said.contains("sudo -u") && said.contains(utf8(&buffer)), "{said}");
+    assert_eq!(list(), before);
+}
+
 #[test]
 fn without_a_configuration_the_daemon_runs_and_says_what_to_do_next() {
     let home = Home::new("");
