@@ -53,7 +53,8 @@ pub(super) struct AddDevice {
     /// Write the files into this directory [default: ./NAME for esp-idf and mosquitto, else print them]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// The name or address at which the device finds this gateway [default: this host's name]
+    /// The name or address at which the device finds this gateway [default: localhost for mosquitto, else
+    /// this host's name with .local behind it]
     #[arg(long, value_parser = host_name)]
     pub host: Option<String>,
 }

@@ -146,7 +146,7 @@ async fn without_a_certificate_a_device_is_the_anonymous_one_where_there_is_one(
     }
     let (reason, detail) = refusal_of(&gateway, gateway.client(None)).await;
     assert_eq!(reason, Refusal::CertificateMissing);
-    assert!(detail.contains("access.anonymous"), "{detail}");
+    assert!(detail.contains("[anonymous]"), "{detail}");
 }
 
 #[tokio::test]
