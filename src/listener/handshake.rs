@@ -99,7 +99,8 @@ impl Door {
     fn identity(&self, stream: &Stream) -> Result<Identity, (Refusal, String)> {
         let certificates = stream.peer_certificates();
         let Some(certificate) = certificates.first() else {
-            let detail = "it showed no certificate, and no `[anonymous]` in the configuration says who it could be";
+            let detail =
+                "it showed no certificate, and no `[anonymous]` in the configuration says who it could be";
             return self.anonymous.clone().ok_or_else(|| (Refusal::CertificateMissing, detail.to_owned()));
         };
         match self.tls.device_of(certificate) {

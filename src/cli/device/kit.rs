@@ -103,8 +103,10 @@ impl Kit {
             pki::create_file(&key, secret.expose().as_bytes(), pki::FileMode::Secret)?;
         }
         if let Err(error) = pki::create_file(&certificate, self.cert_pem.as_bytes(), pki::FileMode::Public) {
-            // Half a pair would be in the way of the next try.
-            std::fs::remove_file(&key).ok();
+            // Half a pair would be in the way of the next try. A key that we did not make is not ours to remove.
+            if self.key_pem.is_some() {
+                std::fs::remove_file(&key).ok();
+            }
             return Err(error.into());
         }
         writeln!(text, "{}  the certificate of {}", certificate.display(), self.name)?;
@@ -116,7 +118,13 @@ impl Kit {
                     key.display()
                 )?;
             }
-            None => writeln!(text, "Its key is the one that the request was made with.")?,
+            None => {
+                writeln!(
+                    text,
+                    "{}  put its own private key here, the one that the request was made with",
+                    key.display()
+                )?;
+            }
         }
         writeln!(text, "{}  the CA that it must trust", ca.display())?;
         Ok(text)
@@ -143,13 +151,21 @@ impl Kit {
         let Self { name, host, port, ca_pem, cert_pem, .. } = self;
         let literal = |pem: &str| format!("R\"PEM({}\n)PEM\"", pem.trim_end());
         let (ca, certificate) = (literal(ca_pem), literal(cert_pem));
-        let key = match &self.key_pem {
-            Some(key) => format!("const char CLIENT_KEY[] PROGMEM = {};", literal(key.expose())),
-            None => "// CLIENT_KEY is the key that the request was made with; define it here.".to_owned(),
+        let (secrecy, key) = match &self.key_pem {
+            Some(key) => (
+                "This file holds a private key: keep it out of version control.",
+                format!("const char CLIENT_KEY[] PROGMEM = {};", literal(key.expose())),
+            ),
+            None => (
+                "Its private key is not in it: CLIENT_KEY has to be defined below.",
+                "// CLIENT_KEY is the key that the request was made with: define it here, in the same form, and keep\n\
+                 // this file out of version control from then on."
+                    .to_owned(),
+            ),
         };
         format!(
             r#"// The device "{name}" at its gateway. Made by `tampu device add`.
-// This file holds a private key: keep it out of version control.
+// {secrecy}
 #pragma once
 #include <Arduino.h>
 

@@ -148,19 +148,64 @@ fn two_devices_share_a_directory_and_its_ca() {
     }
 }
 
-#[test]
-fn a_request_is_signed_and_no_key_is_printed() {
-    let place = Place::new();
+/// Makes `d.key` and the request `d.csr` for the device "pump".
+fn make_request(place: &Place) {
     let arguments =
         "req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout d.key -subj /CN=pump -out d.csr";
     let made =
         Command::new("openssl").args(arguments.split(' ')).current_dir(place.dir.path()).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
+#[test]
+fn a_request_is_signed_and_no_key_is_printed() {
+    let place = Place::new();
+    make_request(&place);
     let error = place.error(&["add", "pump", "--csr", &place.path("d.key")]);
     assert!(error.contains("private key"), "{error}");
     let text = place.run(&["add", "pump", "--csr", &place.path("d.csr")]).unwrap();
     assert_eq!(certificates(&text), 2);
     assert!(!text.contains("PRIVATE KEY"), "{text}");
+}
+
+#[test]
+fn whoever_brought_a_request_is_told_where_the_key_has_to_be() {
+    for format in ["mosquitto", "esp-idf"] {
+        let place = Place::new();
+        make_request(&place);
+        let (csr, out) = (place.path("d.csr"), place.path("kit"));
+        let text = place.run(&["add", "pump", "--format", format, "--csr", &csr, "--out", &out]).unwrap();
+        assert!(text.contains(&format!("{out}/pump.key  put its own private key here")), "{text}");
+        assert!(!place.dir.path().join("kit/pump.key").exists());
+    }
+}
+
+#[test]
+fn a_header_for_a_request_does_not_claim_to_hold_a_key() {
+    let place = Place::new();
+    make_request(&place);
+    let add = ["add", "pump", "--format", "arduino", "--csr", &place.path("d.csr")];
+    let header = place.run(&add).unwrap();
+    assert!(!header.contains("holds a private key"), "{header}");
+    assert!(!header.contains("CLIENT_KEY[]") && header.contains("CLIENT_KEY has to be defined"), "{header}");
+}
+
+#[test]
+fn the_key_that_a_request_was_made_with_is_never_removed() {
+    let place = Place::new();
+    let kit = Kit {
+        name: DeviceId::parse("pump").unwrap(),
+        host: "gw".to_owned(),
+        port: 8883,
+        ca_pem: place.pki.ca_pem().unwrap(),
+        cert_pem: String::new(),
+        key_pem: None,
+    };
+    let key = place.dir.path().join("pump.key");
+    std::fs::write(&key, "the device's own").unwrap();
+    std::fs::write(place.dir.path().join("pump.pem"), "in the way").unwrap();
+    kit.hand_over(Format::Mosquitto, Some(place.dir.path())).unwrap_err();
+    assert_eq!(std::fs::read_to_string(&key).unwrap(), "the device's own");
 }
 
 #[test]
