@@ -19,6 +19,9 @@ pub(super) fn run(args: &ConfigArg) -> anyhow::Result<ExitCode> {
         Ok((config, problems)) => {
             found.extend(problems.iter().map(ToString::to_string));
             beyond_the_text(&config, &mut found);
+            if let Some(warning) = Pki::names_to_know(&config.pki) {
+                eprintln!("Warning: pki.server_cert: {warning}");
+            }
             if found.is_empty() {
                 print_summary(&origin, &config);
             }

@@ -30,6 +30,7 @@ mod authority;
 mod certificate;
 mod error;
 mod files;
+mod fitness;
 mod request;
 mod server;
 mod tls;
@@ -125,9 +126,16 @@ impl Pki {
                 Err(error) => problems.push(error),
             }
         }
-        problems.extend(server::problem_of_own(settings, now.into()));
+        problems.extend(server::problems_of_own(settings, now.into()));
         problems.extend(server::invalid_names(settings));
         problems
+    }
+
+    /// What to know about the names of the operator's own server certificate: for whom the host's names are
+    /// right may be known to nobody but the operator, so it is no problem.
+    #[must_use]
+    pub fn names_to_know(settings: &config::Pki) -> Option<String> {
+        server::names_of_own(settings)
     }
 
     /// The handle for the listener: makes or reads the server's certificate.

@@ -18,7 +18,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::authority::{Authority, Purpose, internal};
 use super::certificate::{HostName, belong_together, host_names, parse, read_chain, read_key};
-use super::{FileMode, Pki, PkiError, files};
+use super::{FileMode, Pki, PkiError, files, fitness};
 use crate::clock::Clock;
 use crate::config;
 
@@ -65,13 +65,21 @@ pub(super) fn load(pki: &Pki, authority: Authority) -> Result<(CertifiedKey, Opt
     }
 }
 
-/// What is wrong with the operator's own server certificate, if there is one and something is.
-pub(super) fn problem_of_own(settings: &config::Pki, now: OffsetDateTime) -> Option<PkiError> {
-    let path = settings.server_cert.as_ref()?;
+/// What is wrong with the operator's own server certificate, if there is one.
+pub(super) fn problems_of_own(settings: &config::Pki, now: OffsetDateTime) -> Vec<PkiError> {
+    let Some(path) = &settings.server_cert else { return Vec::new() };
     match load_own(settings, path, now) {
-        Ok(certified) => expiry(path, certified.cert.first()?, now),
-        Err(error) => Some(error),
+        Ok(certified) => certified.cert.first().map_or(Vec::new(), |der| unfit(path, der, now)),
+        Err(error) => vec![error],
     }
+}
+
+/// What to know about the names of the operator's own server certificate, if there is one.
+pub(super) fn names_of_own(settings: &config::Pki) -> Option<String> {
+    let path = settings.server_cert.as_ref()?;
+    let chain = read_chain(path).ok()?;
+    let wanted = settings.names.iter().filter_map(|name| host_name(name)).collect();
+    fitness::names_to_know(path, &chain[0], &wanted, &names_of_host(settings))
 }
 
 /// The settings' names that are neither host names nor addresses.
@@ -110,10 +118,15 @@ fn load_own(settings: &config::Pki, path: &Path, now: OffsetDateTime) -> Result<
         warn!(file = %key_path.display(), "the server's key can be read by others: chmod 600");
     }
     // Served all the same: some devices do not look, and a gateway that is deaf helps nobody.
-    if let Some(problem) = expiry(path, &chain[0], now) {
+    for problem in unfit(path, &chain[0], now) {
         warn!(%problem, "devices may refuse the server's certificate");
     }
     Ok(CertifiedKey::new(chain, key))
+}
+
+/// Why devices may refuse a certificate.
+fn unfit(path: &Path, der: &CertificateDer<'_>, now: OffsetDateTime) -> Vec<PkiError> {
+    fitness::problems(path, der).into_iter().chain(expiry(path, der, now)).collect()
 }
 
 fn expiry(path: &Path, der: &CertificateDer<'_>, now: OffsetDateTime) -> Option<PkiError> {

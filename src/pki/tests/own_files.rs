@@ -160,6 +160,55 @@ fn each_fault_of_an_own_server_certificate_is_named() {
     assert!(own.problems().contains("pki.server_key"), "{}", own.problems());
 }
 
+fn server_with(ca: &Ca, names: &[&str], usage: rcgen::ExtendedKeyUsagePurpose) -> (String, String) {
+    let key = KeyPair::generate().unwrap();
+    let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut params = CertificateParams::new(names).unwrap();
+    params.extended_key_usages = vec![usage];
+    params.not_after = tomorrow();
+    (params.signed_by(&key, ca).unwrap().pem(), key.serialize_pem())
+}
+
+#[test]
+fn an_own_server_certificate_that_no_device_would_believe_is_a_problem() {
+    use rcgen::ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
+    let mut own = Own::new();
+    let ca = ca("Any");
+    for (names, usage, expected) in [
+        (&["gw.example.org"] as &[&str], ClientAuth, "lacks serverAuth"),
+        (&[], ServerAuth, "no subject alternative name"),
+    ] {
+        let (certificate, key) = server_with(&ca, names, usage);
+        own.place.settings.server_cert = own.file("s.pem", &certificate);
+        own.place.settings.server_key = own.file("s.key", &key);
+        let problems = own.problems();
+        assert!(problems.contains(expected) && problems.contains("s.pem"), "{expected}: {problems}");
+        assert_eq!(problems.lines().count(), 1, "{problems}");
+    }
+}
+
+#[test]
+fn names_that_an_own_server_certificate_does_not_hold_for_are_told() {
+    let mut own = Own::new();
+    let names = ["gw.example.org", "*.example.net"];
+    let (certificate, key) = server_with(&ca("Any"), &names, rcgen::ExtendedKeyUsagePurpose::ServerAuth);
+    own.place.settings.server_cert = own.file("s.pem", &certificate);
+    own.place.settings.server_key = own.file("s.key", &key);
+    let mut told = |names: &[&str]| {
+        own.place.settings.names = names.iter().map(|name| (*name).to_owned()).collect();
+        assert_eq!(own.problems(), "");
+        Pki::names_to_know(&own.place.settings)
+    };
+    assert_eq!(told(&["GW.example.org", "a.example.net"]), None);
+    let strange = told(&["gw.example.org", "a.b.example.net", "192.0.2.7"]).unwrap();
+    assert!(
+        strange.contains("(192.0.2.7, a.b.example.net)") || strange.contains("(a.b.example.net, 192.0.2.7)")
+    );
+    assert!(strange.contains("find this host as *.example.net or gw.example.org"), "{strange}");
+    let no_name_of_this_host = told(&[]).unwrap();
+    assert!(no_name_of_this_host.contains("gw.example.org"), "{no_name_of_this_host}");
+}
+
 #[test]
 fn an_expired_own_server_certificate_is_served_all_the_same() {
     let mut own = Own::new();
