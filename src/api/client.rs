@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::socket_path;
 
 /// Why a running gateway did not answer.
@@ -20,11 +22,23 @@ pub enum ClientError {
 ///
 /// # Errors
 /// When there is none, or it does not answer within 5 s.
-pub async fn status(data_dir: &Path) -> Result<serde_json::Value, ClientError> {
+pub async fn status(data_dir: &Path) -> Result<Value, ClientError> {
+    ask(data_dir, "status").await
+}
+
+/// Asks for the newest dead letters, at most `limit`.
+///
+/// # Errors
+/// As [`status`].
+pub async fn dead_letters(data_dir: &Path, limit: usize) -> Result<Value, ClientError> {
+    ask(data_dir, &format!("dead-letters?limit={limit}")).await
+}
+
+async fn ask(data_dir: &Path, what: &str) -> Result<Value, ClientError> {
     let socket = socket_path(data_dir);
     let client =
         reqwest::Client::builder().unix_socket(socket.clone()).timeout(Duration::from_secs(5)).build()?;
-    let answer = client.get("http://tampu/v1/status").send().await.map_err(|error| {
+    let answer = client.get(format!("http://tampu/v1/{what}")).send().await.map_err(|error| {
         if error.is_connect() {
             ClientError::NotRunning(socket.display().to_string())
         } else {

@@ -1,9 +1,9 @@
 //! HTTP over the handles of the running parts; no logic of its own.
 //!
-//! For now one thing: `GET /v1/status` on the Unix socket `tampu.sock` in the data directory (mode 0600),
-//! which `tampu buffer status` and the demo read.
+//! For now on the Unix socket `tampu.sock` in the data directory (mode 0600), for `tampu buffer` and the demo:
+//! `GET /v1/status` and `GET /v1/dead-letters?limit=N`.
 
-mod client;
+pub mod client;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,7 +11,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use axum::{Json, Router, extract::State, routing::get};
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::{Json, Router, routing::get};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -20,8 +22,10 @@ use crate::broker::{self, Broker};
 use crate::buffer::{self, Buffer};
 use crate::clock::Clock;
 use crate::forwarder::ForwarderStatus;
+use crate::message::{DeviceId, Seq};
 
-pub use client::{ClientError, status};
+/// Dead letters that one answer holds at most: each may be as large as a packet.
+const MAX_LETTERS: usize = 1_000;
 
 /// The parts that can be asked.
 #[derive(Debug, Clone)]
@@ -59,6 +63,57 @@ pub struct Status {
     pub forwarders: BTreeMap<String, ForwarderStatus>,
     /// Connections and messages.
     pub broker: broker::Figures,
+}
+
+/// A dead letter, as it is shown.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct DeadLetter {
+    /// The reading's number.
+    pub seq: Seq,
+    /// Who sent it.
+    pub device: DeviceId,
+    /// Its topic.
+    pub topic: String,
+    /// When it came, milliseconds since 1970-01-01 UTC as the clock stood then.
+    pub received_ms: i64,
+    /// The sink that refused it; none if no sink could use it.
+    pub sink: Option<DeviceId>,
+    /// Why.
+    pub reason: String,
+    /// What it said; bytes that are no UTF-8 are replaced.
+    pub payload: String,
+}
+
+impl From<buffer::DeadLetter> for DeadLetter {
+    fn from(letter: buffer::DeadLetter) -> Self {
+        let buffer::DeadLetter { reading, reason, sink } = letter;
+        Self {
+            seq: reading.seq,
+            topic: reading.topic.to_string(),
+            received_ms: reading.received.wall_ms,
+            sink,
+            reason,
+            payload: String::from_utf8_lossy(&reading.payload).into_owned(),
+            device: reading.device,
+        }
+    }
+}
+
+/// How many dead letters are wanted.
+#[derive(Debug, serde::Deserialize)]
+struct Wanted {
+    limit: Option<usize>,
+}
+
+async fn dead_letters(
+    State(handles): State<Arc<Handles>>,
+    Query(Wanted { limit }): Query<Wanted>,
+) -> Result<Json<Vec<DeadLetter>>, StatusCode> {
+    let limit = limit.unwrap_or(MAX_LETTERS).min(MAX_LETTERS);
+    match handles.buffer.dead_letters(limit).await {
+        Ok(letters) => Ok(Json(letters.into_iter().map(DeadLetter::from).collect())),
+        Err(buffer::Closed) => Err(StatusCode::SERVICE_UNAVAILABLE),
+    }
 }
 
 impl Handles {
@@ -118,6 +173,7 @@ impl Api {
                 "/v1/status",
                 get(|State(handles): State<Arc<Handles>>| async move { Json(handles.status()) }),
             )
+            .route("/v1/dead-letters", get(dead_letters))
             .with_state(Arc::new(handles));
         let served = axum::serve(self.socket, routes).with_graceful_shutdown(cancel.cancelled_owned());
         if let Err(error) = served.await {

@@ -1,13 +1,14 @@
-//! `tampu buffer status`: what waits, what went, what was dropped and why.
+//! `tampu buffer`: what waits, what went, what was dropped and why.
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{ConfigArg, block_on};
-use crate::api::{self, ClientError};
+use crate::api;
+use crate::api::client::{self, ClientError};
 use crate::buffer::Buffer;
 use crate::gateway::{self, owner};
 
@@ -16,6 +17,8 @@ use crate::gateway::{self, owner};
 pub(super) enum Command {
     /// Show what waits, what was delivered, and what was dropped and why
     Status(StatusArgs),
+    /// Show the newest readings that no sink, or one sink, could use: what they said, and what is wrong with them
+    DeadLetters(DeadLettersArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -27,32 +30,66 @@ pub(super) struct StatusArgs {
     json: bool,
 }
 
+#[derive(Debug, clap::Args)]
+pub(super) struct DeadLettersArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// How many, the newest first
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    limit: usize,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
 pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
-    let Command::Status(args) = command;
-    let config = args.config.load()?;
-    let status = match block_on(async { Ok(api::status(&config.data_dir).await) })? {
-        Ok(status) => status,
+    match command {
+        Command::Status(StatusArgs { config, json }) => {
+            let found = look(
+                config,
+                |data_dir| block_on(async { Ok(client::status(data_dir).await) }),
+                |buffer| Ok(json!({ "buffer": buffer.status() })),
+            )?;
+            if *json { println!("{found:#}") } else { print_status(&found) }
+        }
+        Command::DeadLetters(DeadLettersArgs { config, limit, json }) => {
+            let found = look(
+                config,
+                |data_dir| block_on(async { Ok(client::dead_letters(data_dir, *limit).await) }),
+                |buffer| {
+                    let letters = block_on(async { Ok(buffer.dead_letters(*limit).await?) })?;
+                    Ok(json!(letters.into_iter().map(api::DeadLetter::from).collect::<Vec<_>>()))
+                },
+            )?;
+            if *json { println!("{found:#}") } else { print_letters(&found) }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Asks the gateway, or looks at the disk when it is not running.
+fn look(
+    args: &ConfigArg,
+    ask: impl FnOnce(&Path) -> anyhow::Result<Result<Value, ClientError>>,
+    read: impl FnOnce(&Buffer) -> anyhow::Result<Value>,
+) -> anyhow::Result<Value> {
+    let config = args.load()?;
+    match ask(&config.data_dir)? {
         Err(ClientError::NotRunning(_)) => {
             let directory = gateway::buffer_dir(&config);
-            refuse_if_not_ours(&directory, args.config.file().as_deref())?;
-            eprintln!("The gateway is not running; these figures are from the disk.");
+            refuse_if_not_ours(&directory, args.file().as_deref())?;
+            eprintln!("The gateway is not running; this is from the disk.");
             let sinks: Vec<_> = config.sinks.iter().map(|sink| sink.name.clone()).collect();
             let (buffer, _) = Buffer::open(&directory, &config.buffer, &sinks)?;
-            let status = serde_json::json!({ "buffer": buffer.status() });
+            let found = read(&buffer)?;
             block_on(async {
                 buffer.close().await;
                 Ok(())
             })?;
-            status
+            Ok(found)
         }
-        Err(error) => return Err(error.into()),
-    };
-    if args.json {
-        println!("{status:#}");
-    } else {
-        print(&status);
+        answer => Ok(answer?),
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Opening the store writes to it: nothing may be left there that the gateway cannot read or write.
@@ -76,11 +113,14 @@ fn refuse_if_not_ours(directory: &Path, config: Option<&Path>) -> anyhow::Result
     }
 }
 
-fn print(status: &Value) {
+fn print_status(status: &Value) {
     let buffer = &status["buffer"];
     println!("accepted      {}", buffer["accepted"]);
     println!("on disk       {} bytes in {} blocks", buffer["live_bytes"], buffer["blocks"]);
-    println!("dead letters  {} (and {} gone)", buffer["dead_letters"], buffer["dead_letters_evicted"]);
+    println!("dead letters  {} (`tampu buffer dead-letters` shows them)", buffer["dead_letters"]);
+    if buffer["dead_letters_evicted"] != 0 {
+        println!("              {} older ones have made room", buffer["dead_letters_evicted"]);
+    }
     if buffer["refused_full"] != 0 {
         println!("refused       {} QoS 0 publishes while the buffer was full", buffer["refused_full"]);
     }
@@ -113,5 +153,18 @@ fn print(status: &Value) {
                 humantime::format_duration(std::time::Duration::from_secs(seconds))
             );
         }
+    }
+}
+
+fn print_letters(letters: &Value) {
+    let letters = letters.as_array().map_or(&[][..], Vec::as_slice);
+    if letters.is_empty() {
+        println!("There are no dead letters.");
+    }
+    for letter in letters {
+        let text = |key: &str| letter[key].as_str().unwrap_or_default();
+        let by = letter["sink"].as_str().map_or("every sink".to_owned(), |sink| format!("the sink {sink}"));
+        println!("{}  {} on {}, for {by}: {}", letter["seq"], text("device"), text("topic"), text("reason"));
+        println!("    {:?}", text("payload"));
     }
 }

@@ -163,7 +163,7 @@ impl Process {
 
     /// What it says of itself; nothing while it does not answer.
     pub(super) async fn status(&self) -> Option<Value> {
-        api::status(&self.place.config.data_dir).await.ok()
+        api::client::status(&self.place.config.data_dir).await.ok()
     }
 
     /// SIGKILL: it cannot write, send or say anything any more. Returns when it is gone.
