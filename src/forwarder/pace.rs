@@ -48,7 +48,8 @@ impl Pace {
     /// The far side is not well: how long to leave it alone. `asked`: what it asked for.
     pub(super) fn failed(&mut self, asked: Option<Duration>) -> Duration {
         let own = self.backoff.next().unwrap_or(LONGEST_DELAY);
-        let asked = asked.map_or(Duration::ZERO, |asked| with_jitter(asked).min(LONGEST_ASKED));
+        let asked =
+            asked.map_or(Duration::ZERO, |asked| with_jitter(asked.min(LONGEST_ASKED)).min(LONGEST_ASKED));
         self.wait(own.max(asked))
     }
 
@@ -105,6 +106,12 @@ mod tests {
         assert!(asked >= Duration::from_secs(80) && asked <= Duration::from_secs(90), "{asked:?}");
         let mut pace = Pace::new(Duration::ZERO);
         assert_eq!(pace.failed(Some(Duration::from_secs(1_000_000))), LONGEST_ASKED);
+        let mut pace = Pace::new(Duration::ZERO);
+        assert_eq!(
+            pace.failed(Some(Duration::from_secs(u64::MAX))),
+            LONGEST_ASKED,
+            "the most a header can say"
+        );
         let mut pace = Pace::new(Duration::ZERO);
         assert!(pace.failed(Some(Duration::ZERO)) >= FIRST_DELAY);
     }
