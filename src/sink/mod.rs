@@ -182,21 +182,6 @@ pub enum SendError {
     },
 }
 
-impl SendError {
-    /// What happened.
-    #[must_use]
-    pub fn why(&self) -> &str {
-        match self {
-            Self::Retry { why, .. }
-            | Self::Slow { why }
-            | Self::Doubtful { why, .. }
-            | Self::TooLarge { why }
-            | Self::Refused { why, .. }
-            | Self::Hold { why } => why,
-        }
-    }
-}
-
 /// What a doubtful refusal turns into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Then {
