@@ -92,7 +92,7 @@ impl<S: Sink> Forwarder<S> {
             sink,
             reader,
             clock,
-            pace: Pace::new(bounds.interval),
+            pace: Pace::new(bounds.interval, bounds.spacing),
             max_rows: bounds.max_rows,
             given_up_in_a_row: 0,
             is_recovering: true,
@@ -152,7 +152,9 @@ impl<S: Sink> Forwarder<S> {
             return self.pause_until(Instant::now() + again, cancel).await;
         }
         self.stuck = None;
-        self.deliver(work, cancel).await
+        let ended = self.deliver(work, cancel).await;
+        self.pace.batch_ended();
+        ended
     }
 
     async fn read(&mut self, cancel: &CancellationToken) -> Result<Vec<Reading>, End> {

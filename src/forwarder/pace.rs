@@ -21,13 +21,16 @@ const HOLD: Duration = Duration::from_secs(15 * 60);
 #[derive(Debug)]
 pub(super) struct Pace {
     interval: Duration,
+    spacing: Duration,
+    last: Option<Instant>,
     next: Instant,
     backoff: ExponentialBackoff,
 }
 
 impl Pace {
-    pub(super) fn new(interval: Duration) -> Self {
-        Self { interval, next: Instant::now(), backoff: backoff() }
+    /// `interval` is kept between batches, `spacing` between the requests of one.
+    pub(super) fn new(interval: Duration, spacing: Duration) -> Self {
+        Self { interval, spacing, last: None, next: Instant::now(), backoff: backoff() }
     }
 
     /// When the next request may go.
@@ -35,9 +38,18 @@ impl Pace {
         self.next
     }
 
-    /// A request has ended: the next one comes an interval later.
+    /// A request has ended.
     pub(super) fn sent(&mut self) {
-        self.next = Instant::now() + self.interval;
+        let now = Instant::now();
+        self.last = Some(now);
+        self.next = now + self.spacing;
+    }
+
+    /// A batch has ended.
+    pub(super) fn batch_ended(&mut self) {
+        if let Some(last) = self.last {
+            self.next = self.next.max(last + self.interval);
+        }
     }
 
     /// The far side is well.
@@ -87,7 +99,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn delays_grow_to_five_minutes_and_a_success_makes_them_short_again() {
-        let mut pace = Pace::new(Duration::ZERO);
+        let mut pace = Pace::new(Duration::ZERO, Duration::ZERO);
         let mut delays = Vec::new();
         for _ in 0..20 {
             delays.push(pace.failed(None));
@@ -101,24 +113,24 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_the_far_side_asks_for_is_a_lower_bound_but_not_a_long_one() {
-        let mut pace = Pace::new(Duration::ZERO);
+        let mut pace = Pace::new(Duration::ZERO, Duration::ZERO);
         let asked = pace.failed(Some(Duration::from_secs(80)));
         assert!(asked >= Duration::from_secs(80) && asked <= Duration::from_secs(90), "{asked:?}");
-        let mut pace = Pace::new(Duration::ZERO);
+        let mut pace = Pace::new(Duration::ZERO, Duration::ZERO);
         assert_eq!(pace.failed(Some(Duration::from_secs(1_000_000))), LONGEST_ASKED);
-        let mut pace = Pace::new(Duration::ZERO);
+        let mut pace = Pace::new(Duration::ZERO, Duration::ZERO);
         assert_eq!(
             pace.failed(Some(Duration::from_secs(u64::MAX))),
             LONGEST_ASKED,
             "the most a header can say"
         );
-        let mut pace = Pace::new(Duration::ZERO);
+        let mut pace = Pace::new(Duration::ZERO, Duration::ZERO);
         assert!(pace.failed(Some(Duration::ZERO)) >= FIRST_DELAY);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_failure_never_makes_the_interval_shorter() {
-        let mut pace = Pace::new(Duration::from_secs(15));
+        let mut pace = Pace::new(Duration::from_secs(15), Duration::from_secs(15));
         pace.sent();
         assert_eq!(pace.failed(None), Duration::from_secs(15));
     }

@@ -14,6 +14,7 @@ use crate::message::{DeviceId, Incoming, Qos, Stamp};
 use crate::sink::{Bounds, Plan, Unsent};
 
 const INTERVAL: Duration = Duration::from_secs(1);
+const SPACING: Duration = Duration::from_millis(100);
 
 type Answer = Result<Accepted, SendError>;
 type Script = Box<dyn FnMut(usize, &[Row]) -> Answer + Send>;
@@ -126,7 +127,13 @@ impl Bench {
         let clock = config::Clock { source, sync_wait: Duration::from_secs(3_600) };
         let clock = Clock::start(&clock, &dir.path().join("floor"), BTreeMap::new()).unwrap();
         let sink = FakeSink {
-            bounds: Bounds { max_rows, max_readings: max_rows, max_bytes: 1_000_000, interval: INTERVAL },
+            bounds: Bounds {
+                max_rows,
+                max_readings: max_rows,
+                max_bytes: 1_000_000,
+                interval: INTERVAL,
+                spacing: SPACING,
+            },
             answer: Box::new(answer),
             sent: Arc::default(),
             gate: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
@@ -276,6 +283,23 @@ async fn requests_keep_their_interval() {
     let status = bench.run_until(forwarder, is_done).await;
     assert!(bench.sent().windows(2).all(|pair| pair[1].at - pair[0].at >= INTERVAL));
     assert_eq!((bench.sent().len(), status.unverified), (5, 45));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_search_for_a_bad_reading_keeps_what_the_service_demands_and_not_the_interval() {
+    let refuse = |_, rows: &[Row]| match has(rows, "bad") {
+        true => Err(SendError::Refused { known: true, why: "400".to_owned() }),
+        false => Ok(Accepted::Stored),
+    };
+    let (bench, forwarder) = Bench::new(16, refuse);
+    bench.append(numbers(0..15).chain(["bad".to_owned()]).chain(numbers(0..16))).await;
+    bench.run_until(forwarder, is_done).await;
+    let sent = bench.sent();
+    let gaps: Vec<Duration> = sent.windows(2).map(|pair| pair[1].at - pair[0].at).collect();
+    let (search, next_batch) = gaps.split_at(gaps.len() - 1);
+    assert_eq!(search.len(), 8);
+    assert!(search.iter().all(|gap| *gap >= SPACING && *gap < INTERVAL), "{gaps:?}");
+    assert!(next_batch[0] >= INTERVAL, "{gaps:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -49,8 +49,10 @@ pub struct Bounds {
     pub max_readings: usize,
     /// Bytes of readings that are looked at for one request.
     pub max_bytes: usize,
-    /// From the end of one request to the start of the next.
+    /// From the end of one batch's last request to the start of the next one's first.
     pub interval: Duration,
+    /// From the end of one request to the start of the next of the same batch: what the service demands.
+    pub spacing: Duration,
 }
 
 /// A reading with its true time, as far as it is known.

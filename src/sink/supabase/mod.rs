@@ -7,6 +7,8 @@
 mod reply;
 mod rows;
 
+use std::time::Duration;
+
 use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 
@@ -56,6 +58,8 @@ impl Sink for SupabaseSink {
             max_readings: max_rows,
             max_bytes: self.settings.max_bytes,
             interval: self.settings.interval,
+            // PostgREST demands none, and the search for a row at fault takes many requests.
+            spacing: Duration::ZERO,
         }
     }
 
@@ -125,7 +129,6 @@ fn body(rows: &[Row]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn settings(key: &str) -> config::Supabase {
         config::Supabase {

@@ -71,6 +71,7 @@ impl Sink for ThingSpeakSink {
             max_readings: self.look_at,
             max_bytes: MAX_READING_BYTES,
             interval: self.settings.interval,
+            spacing: self.settings.interval,
         }
     }
 
