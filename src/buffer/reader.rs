@@ -137,14 +137,28 @@ impl Reader {
     /// From now on new readings go first and what waits now is the backlog. False, and nothing changes, when
     /// the bounded list of ranges is used up.
     pub fn split_live(&mut self) -> bool {
+        self.split_behind(u64::MAX)
+    }
+
+    /// As `split_live`, but only the oldest so many of what waits now are the backlog.
+    pub fn split_behind(&mut self, backlog: u64) -> bool {
         let book = self.handle.0.ledger.book();
-        let ranges = book.sinks.get(&self.sink).map_or(0, |sink| sink.cursor.settled().as_slice().len());
-        let end = book.state.end;
-        drop(book);
-        if ranges < MAX_RANGES {
-            self.live_from = Some(end);
+        let Some(sink) = book.sinks.get(&self.sink) else { return false };
+        if sink.cursor.settled().as_slice().len() >= MAX_RANGES {
+            return false;
         }
-        ranges < MAX_RANGES
+        let mut left = backlog;
+        let mut place = book.state.end;
+        for (from, to) in sink.cursor.pending_from(0, book.state.end) {
+            if left < to - from {
+                place = from + left;
+                break;
+            }
+            left -= to - from;
+        }
+        drop(book);
+        self.live_from = Some(place);
+        true
     }
 
     /// How many readings are pending now, the backlog part of it.

@@ -209,6 +209,9 @@ async fn a_live_range_goes_first_and_the_backlog_follows() {
     assert_eq!(reader.pending(), 5);
     let backlog = reader.next(ALL).await.unwrap();
     assert_eq!(numbers(&backlog), [1, 2, 3, 4, 5]);
+    reader.settle(&[(2, Outcome::Delivered)]).await.unwrap();
+    assert!(reader.split_behind(2));
+    assert_eq!(numbers(&reader.next(ALL).await.unwrap()), [4, 5, 1, 3], "the two oldest that wait go last");
     conserved(&buffer);
 }
 
