@@ -4,10 +4,14 @@
 //! what the service documents:
 //!
 //! - A *known* fault of a row gives that row up. When many in a row fall so and nothing is accepted between
-//!   them, it is the table that changed and not the rows: then the delivery is held, and the next one begins with
-//!   *probes*, single rows from all over the plan, and gives nothing up before one of them was accepted.
-//! - An *unknown* refusal is halved once. When both halves fall too, the delivery is held; otherwise the rows at
-//!   fault are given up at the end, for others of the same delivery were accepted.
+//!   them, it may be the table that changed and not the rows.
+//! - An *unknown* refusal gives a row up only when another one was accepted since it, or the part that it comes
+//!   from, was first refused: what is wrong for a while is wrong for all rows.
+//!
+//! In doubt the delivery ends as *suspect*. The next one, of other readings where there are any, begins with
+//! *probes*, single rows, and gives nothing up before one of them was accepted. That ends the suspicion: the far
+//! side takes rows, so it is the rows that were at fault, and these are then given up, however many. A far
+//! side that refuses everything never comes so far.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -18,21 +22,32 @@ use crate::sink::{SendError, Then};
 /// Refused rows that are given up in a row without one being accepted between them.
 pub(super) const MAX_GIVEN_UP_IN_A_ROW: u32 = 10;
 
-/// Rows that are sent one by one to see whether the sink takes any at all.
-const MAX_PROBES: usize = 10;
-
-/// How often a single row that is too large, or not done in time, is sent before it is given up.
+/// How often a single row that is too large is sent before it is given up.
 const MAX_TRIES_TOO_LARGE: u32 = 3;
+
+/// How much of a refusal is believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Trust {
+    /// As much as is documented, so many rows having been given up since one was accepted.
+    Usual(u32),
+    /// Nothing before one of these rows was accepted; they are sent first, each alone.
+    Suspicion(Vec<usize>),
+    /// Everything: a suspicion turned out to be wrong.
+    Full,
+}
 
 /// The rows of a plan on their way.
 #[derive(Debug)]
 pub(super) struct Delivery {
     parts: VecDeque<Part>,
     settled: Vec<bool>,
-    suspects: Vec<(usize, String)>,
     given_up_in_a_row: u32,
-    accepted_any: bool,
+    /// Requests accepted; one more with full trust.
+    accepted: u32,
+    is_trusting: bool,
     is_probing: bool,
+    /// Why the last probe was refused.
+    refused_probe: Option<String>,
 }
 
 /// Rows that go in one request.
@@ -43,6 +58,10 @@ pub(super) struct Part {
     depth: u32,
     /// How often it, or the part it is a half of, was sent in vain and could have been accepted.
     tries: u32,
+    /// How many requests had been accepted when it, or a part it comes from, was first refused.
+    refused_at: Option<u32>,
+    /// Whether others were let go first.
+    is_set_aside: bool,
 }
 
 /// What to do after a refusal.
@@ -63,27 +82,36 @@ pub(super) enum Step {
     Duplicate(usize),
     /// The row is at fault.
     GiveUp(usize),
+    /// End this delivery, and look whether any other row is accepted: perhaps no row is at fault.
+    Suspect,
     /// End this delivery and pause: no row is at fault.
     Hold,
 }
 
 impl Delivery {
-    /// `given_up_in_a_row`: what the last delivery left.
-    pub(super) fn new(rows: usize, given_up_in_a_row: u32) -> Self {
-        let is_probing = given_up_in_a_row >= MAX_GIVEN_UP_IN_A_ROW;
+    pub(super) fn new(rows: usize, trust: Trust) -> Self {
         let mut delivery = Self {
             parts: VecDeque::new(),
             settled: vec![false; rows],
-            suspects: Vec::new(),
-            given_up_in_a_row,
-            accepted_any: false,
-            is_probing,
+            given_up_in_a_row: 0,
+            accepted: 0,
+            is_trusting: false,
+            is_probing: false,
+            refused_probe: None,
         };
-        if is_probing {
-            delivery.parts =
-                probes(rows).map(|row| Part { rows: row..row + 1, depth: 0, tries: 0 }).collect();
-        } else {
-            delivery.parts = VecDeque::from([Part { rows: 0..rows, depth: 0, tries: 0 }]);
+        match trust {
+            Trust::Usual(given_up_in_a_row) => {
+                delivery.given_up_in_a_row = given_up_in_a_row;
+                delivery.parts.push_back(Part::new(0..rows));
+            }
+            Trust::Suspicion(probes) => {
+                delivery.is_probing = true;
+                delivery.parts = probes.into_iter().map(|row| Part::new(row..row + 1)).collect();
+            }
+            Trust::Full => {
+                delivery.trust();
+                delivery.parts.push_back(Part { refused_at: Some(0), ..Part::new(0..rows) });
+            }
         }
         delivery
     }
@@ -103,10 +131,11 @@ impl Delivery {
     pub(super) fn accepted(&mut self, part: &Part) {
         self.settled[part.rows.clone()].fill(true);
         self.given_up_in_a_row = 0;
-        self.accepted_any = true;
-        if self.is_probing {
-            self.is_probing = false;
+        if std::mem::take(&mut self.is_probing) {
+            self.trust();
             self.parts = self.unsettled();
+        } else {
+            self.accepted += 1;
         }
     }
 
@@ -122,8 +151,11 @@ impl Delivery {
                 Step::Wait { after: None, smaller: true }
             }
             SendError::TooLarge { why } => self.too_large(part, why),
+            SendError::Doubtful { then: Then::Refused, why, .. } if self.is_probing => {
+                self.refused(part, false, why)
+            }
             SendError::Doubtful { retries, .. } if part.tries < retries => self.again(part),
-            SendError::Doubtful { then: Then::Refused, why, .. } => self.refused(&part, false, why),
+            SendError::Doubtful { then: Then::Refused, why, .. } => self.refused(part, false, why),
             SendError::Doubtful { then: Then::Duplicate, .. } => match part.rows.len() {
                 1 => {
                     self.settled[part.rows.start] = true;
@@ -132,7 +164,7 @@ impl Delivery {
                 _ => self.halve(&part),
             },
             SendError::Doubtful { then: Then::Hold, .. } | SendError::Hold { .. } => Step::Hold,
-            SendError::Refused { known, why } => self.refused(&part, known, why),
+            SendError::Refused { known, why } => self.refused(part, known, why),
         }
     }
 
@@ -141,12 +173,11 @@ impl Delivery {
         self.given_up_in_a_row
     }
 
-    /// The rows that were set aside, to be given up now that everything was sent; or, as the error, the reason
-    /// to hold, because nothing was accepted beside them.
-    pub(super) fn finish(self) -> Result<Vec<(usize, String)>, String> {
-        match self.suspects.last() {
-            Some((_, why)) if !self.accepted_any => Err(why.clone()),
-            _ => Ok(self.suspects),
+    /// Everything was sent. When only probes were, and none was accepted: why not.
+    pub(super) fn finish(self) -> Result<(), String> {
+        match self.refused_probe {
+            Some(why) if self.is_probing => Err(why),
+            _ => Ok(()),
         }
     }
 
@@ -158,201 +189,90 @@ impl Delivery {
 
     fn too_large(&mut self, part: Part, why: String) -> Step {
         if part.rows.len() > 1 {
-            let (left, right) = halves(&part);
-            self.parts.push_front(right);
-            self.parts.push_front(left);
+            self.halve(&part);
             return Step::Smaller;
         }
-        if part.tries < MAX_TRIES_TOO_LARGE { self.again(part) } else { self.refused(&part, true, why) }
+        if part.tries < MAX_TRIES_TOO_LARGE { self.again(part) } else { self.refused(part, true, why) }
     }
 
-    fn refused(&mut self, part: &Part, known: bool, why: String) -> Step {
-        let row = part.rows.start;
-        if part.rows.len() > 1 {
-            let is_last_of_its_depth = self.parts.iter().all(|other| other.depth > part.depth);
-            let fell_in_both_halves = part.depth > 0 && is_last_of_its_depth && !self.accepted_any;
-            return if !known && fell_in_both_halves { Step::Hold } else { self.halve(part) };
-        }
-        if self.is_probing || !known {
-            self.suspects.push((row, why));
+    fn refused(&mut self, mut part: Part, known: bool, why: String) -> Step {
+        if self.is_probing {
+            self.refused_probe = Some(why);
             return Step::Continue;
         }
-        if self.given_up_in_a_row >= MAX_GIVEN_UP_IN_A_ROW {
-            return Step::Hold;
+        let was_one_accepted_since = self.accepted > *part.refused_at.get_or_insert(self.accepted);
+        if part.rows.len() > 1 {
+            let is_last_of_its_depth = self.parts.iter().all(|other| other.depth > part.depth);
+            let fell_in_both_halves = part.depth > 0 && is_last_of_its_depth && !was_one_accepted_since;
+            return match known {
+                true => self.halve(&part),
+                false if fell_in_both_halves => Step::Suspect,
+                false => self.halve_later(&part),
+            };
         }
-        self.given_up_in_a_row += 1;
-        self.settled[row] = true;
-        Step::GiveUp(row)
+        if known && (self.is_trusting || self.given_up_in_a_row < MAX_GIVEN_UP_IN_A_ROW) {
+            self.given_up_in_a_row += 1;
+        } else if known || !was_one_accepted_since {
+            return if known { Step::Suspect } else { self.set_aside(part) };
+        }
+        self.settled[part.rows.start] = true;
+        Step::GiveUp(part.rows.start)
+    }
+
+    /// Lets the others go first; when they have, and none was accepted, the row is not the only one.
+    fn set_aside(&mut self, part: Part) -> Step {
+        if part.is_set_aside || self.parts.is_empty() {
+            return Step::Suspect;
+        }
+        self.parts.push_back(Part { is_set_aside: true, ..part });
+        Step::Continue
+    }
+
+    /// Goes for single rows at once.
+    fn halve(&mut self, part: &Part) -> Step {
+        let (left, right) = halves(part);
+        self.parts.push_front(right);
+        self.parts.push_front(left);
+        Step::Continue
     }
 
     /// All parts of a depth are sent before deeper ones: a fault that is everywhere shows early.
-    fn halve(&mut self, part: &Part) -> Step {
+    fn halve_later(&mut self, part: &Part) -> Step {
         let (left, right) = halves(part);
         self.parts.push_back(left);
         self.parts.push_back(right);
         Step::Continue
     }
 
-    fn unsettled(&mut self) -> VecDeque<Part> {
-        self.suspects.clear();
+    fn trust(&mut self) {
+        self.is_trusting = true;
+        self.accepted += 1;
+    }
+
+    /// What is left after a probe was accepted; whatever of it is refused counts as refused before that.
+    fn unsettled(&self) -> VecDeque<Part> {
         let mut parts: VecDeque<Part> = VecDeque::new();
         for (row, _) in self.settled.iter().enumerate().filter(|(_, settled)| !**settled) {
             match parts.back_mut() {
                 Some(part) if part.rows.end == row => part.rows.end += 1,
-                _ => parts.push_back(Part { rows: row..row + 1, depth: 0, tries: 0 }),
+                _ => parts.push_back(Part { refused_at: Some(0), ..Part::new(row..row + 1) }),
             }
         }
         parts
     }
 }
 
+impl Part {
+    fn new(rows: Range<usize>) -> Self {
+        Self { rows, depth: 0, tries: 0, refused_at: None, is_set_aside: false }
+    }
+}
+
 fn halves(part: &Part) -> (Part, Part) {
     let middle = part.rows.start + part.rows.len() / 2;
-    let half = |rows| Part { rows, depth: part.depth + 1, tries: part.tries };
+    let half = |rows| Part { rows, depth: part.depth + 1, is_set_aside: false, ..*part };
     (half(part.rows.start..middle), half(middle..part.rows.end))
 }
 
-/// Rows from all over a plan, first and last included.
-fn probes(rows: usize) -> impl Iterator<Item = usize> {
-    let count = rows.min(MAX_PROBES);
-    (0..count).map(move |n| n * (rows - 1) / (count - 1).max(1))
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn known() -> SendError {
-        SendError::Refused { known: true, why: "bad".to_owned() }
-    }
-
-    fn unknown() -> SendError {
-        SendError::Refused { known: false, why: "odd".to_owned() }
-    }
-
-    /// What a delivery comes to.
-    #[derive(Debug, Default, PartialEq)]
-    struct Outcome {
-        accepted: usize,
-        given_up: Vec<usize>,
-        is_held: bool,
-        sends: usize,
-        given_up_in_a_row: u32,
-    }
-
-    /// Delivers to a far side that says what it thinks of a part.
-    fn deliver(rows: usize, in_a_row: u32, far_side: impl Fn(&Range<usize>) -> Option<SendError>) -> Outcome {
-        let mut delivery = Delivery::new(rows, in_a_row);
-        let mut outcome = Outcome::default();
-        while let Some(part) = delivery.next(rows.max(1)) {
-            outcome.sends += 1;
-            let Some(error) = far_side(&part.rows) else {
-                outcome.accepted += part.rows.len();
-                delivery.accepted(&part);
-                continue;
-            };
-            match delivery.failed(part, error) {
-                Step::GiveUp(row) => outcome.given_up.push(row),
-                Step::Duplicate(_) => outcome.accepted += 1,
-                Step::Hold => {
-                    outcome.is_held = true;
-                    break;
-                }
-                Step::Continue | Step::Smaller | Step::Wait { .. } => {}
-            }
-        }
-        outcome.given_up_in_a_row = delivery.given_up_in_a_row();
-        match delivery.finish() {
-            Ok(suspects) => outcome.given_up.extend(suspects.into_iter().map(|(row, _)| row)),
-            Err(_) => outcome.is_held = true,
-        }
-        outcome
-    }
-
-    #[test]
-    fn one_bad_row_of_960_is_found_and_the_others_arrive() {
-        for error in [known, unknown] {
-            let outcome = deliver(960, 0, |rows| rows.contains(&777).then(error));
-            assert_eq!((outcome.accepted, &outcome.given_up[..], outcome.is_held), (959, &[777][..], false));
-            assert!(outcome.sends <= 1 + 2 * 10, "{}", outcome.sends);
-        }
-    }
-
-    #[test]
-    fn a_refusal_that_is_not_known_to_be_a_rows_fault_gives_nothing_up_when_nothing_else_is_taken() {
-        let all = deliver(960, 0, |_| Some(unknown()));
-        assert_eq!(all, Outcome { is_held: true, sends: 3, ..Outcome::default() });
-        let single = deliver(1, 0, |_| Some(unknown()));
-        assert_eq!(single, Outcome { is_held: true, sends: 1, ..Outcome::default() });
-    }
-
-    #[test]
-    fn many_known_refusals_in_a_row_hold_instead_of_emptying_the_buffer() {
-        let outcome = deliver(960, 0, |_| Some(known()));
-        assert!(outcome.is_held);
-        assert_eq!(outcome.given_up.len(), 10);
-        let probing = deliver(960, outcome.given_up_in_a_row, |_| Some(known()));
-        assert!(probing.given_up.is_empty(), "and nothing more is given up until something is accepted");
-        assert!(probing.is_held && probing.sends == 10, "{probing:?}");
-    }
-
-    #[test]
-    fn a_probe_that_is_accepted_ends_the_suspicion() {
-        let bad = |rows: &Range<usize>| rows.clone().any(|row| row < 7).then(known);
-        let outcome = deliver(960, MAX_GIVEN_UP_IN_A_ROW, bad);
-        assert_eq!((outcome.accepted, outcome.given_up.len(), outcome.is_held), (953, 7, false));
-        let single = deliver(1, MAX_GIVEN_UP_IN_A_ROW, |_| None);
-        assert_eq!((single.accepted, single.given_up_in_a_row), (1, 0));
-    }
-
-    #[test]
-    fn too_large_is_halved_down_to_one_which_is_given_up_after_a_few_tries() {
-        let outcome = deliver(64, 0, |rows| {
-            (rows.len() > 4 || rows.contains(&9)).then(|| SendError::TooLarge { why: String::new() })
-        });
-        assert_eq!((outcome.accepted, outcome.given_up), (63, vec![9]));
-    }
-
-    #[test]
-    fn a_conflict_is_tried_once_more_and_then_each_row_is_there_already_or_goes_through() {
-        let conflict = || SendError::Doubtful { retries: 1, then: Then::Duplicate, why: String::new() };
-        let outcome = deliver(16, 0, |rows| rows.contains(&3).then(conflict));
-        assert_eq!((outcome.accepted, outcome.given_up.len(), outcome.is_held), (16, 0, false));
-        assert_eq!(outcome.sends, 2 + 2 * 4);
-    }
-
-    #[test]
-    fn doubt_ends_after_its_retries() {
-        let doubt =
-            |then| move |_: &Range<usize>| Some(SendError::Doubtful { retries: 2, then, why: String::new() });
-        assert_eq!(
-            deliver(1, 0, doubt(Then::Hold)),
-            Outcome { is_held: true, sends: 3, ..Outcome::default() }
-        );
-        let refused = deliver(8, 0, doubt(Then::Refused));
-        assert!(refused.is_held && refused.given_up.is_empty(), "{refused:?}");
-    }
-
-    #[test]
-    fn retries_keep_the_part_and_slowness_makes_it_smaller() {
-        let mut delivery = Delivery::new(8, 0);
-        let part = delivery.next(8).unwrap();
-        let after = Some(Duration::from_secs(3));
-        let step = delivery.failed(part.clone(), SendError::Retry { after, why: String::new() });
-        assert_eq!(step, Step::Wait { after, smaller: false });
-        assert_eq!(delivery.next(8), Some(part.clone()));
-        let step = delivery.failed(part, SendError::Slow { why: String::new() });
-        assert_eq!(step, Step::Wait { after: None, smaller: true });
-        assert_eq!(delivery.next(4).unwrap().rows, 0..4);
-        assert_eq!(delivery.next(4).unwrap().rows, 4..8);
-        assert_eq!(delivery.next(4), None);
-    }
-
-    #[test]
-    fn probes_come_from_all_over_the_plan() {
-        assert_eq!(probes(0).count(), 0);
-        assert_eq!(probes(1).collect::<Vec<_>>(), [0]);
-        assert_eq!(probes(3).collect::<Vec<_>>(), [0, 1, 2]);
-        assert_eq!(probes(100).collect::<Vec<_>>(), [0, 11, 22, 33, 44, 55, 66, 77, 88, 99]);
-    }
-}
+mod tests;

@@ -29,7 +29,7 @@ use crate::clock::{Clock, Resolved};
 use crate::config::{self, SinkName};
 use crate::message::{Reading, Seq};
 use crate::sink::{Accepted, Batch, Behind, Row, SendError, Sink, TimedReading};
-use delivery::{Delivery, Part, Step};
+use delivery::{Delivery, Part, Step, Trust};
 use pace::Pace;
 use plan::Work;
 pub use status::{ForwarderStatus, State, Trouble};
@@ -53,6 +53,10 @@ pub struct Forwarder<S> {
     /// Rows that a request may hold: halved when one was too large, growing back slowly.
     max_rows: usize,
     given_up_in_a_row: u32,
+    /// How many deliveries have ended as suspect since a row was accepted.
+    suspicions: u32,
+    /// Whether a suspicion turned out to be wrong, so that a batch may be given up whole.
+    is_trusting: bool,
     /// Whether requests have failed since the last one that was accepted, or none was sent yet.
     is_recovering: bool,
     /// The batch that made no progress: first and last number, length.
@@ -95,6 +99,8 @@ impl<S: Sink> Forwarder<S> {
             pace: Pace::new(bounds.interval, bounds.spacing),
             max_rows: bounds.max_rows,
             given_up_in_a_row: 0,
+            suspicions: 0,
+            is_trusting: false,
             is_recovering: true,
             stuck: None,
             drain: status::Drain::default(),
@@ -152,7 +158,8 @@ impl<S: Sink> Forwarder<S> {
             return self.pause_until(Instant::now() + again, cancel).await;
         }
         self.stuck = None;
-        let ended = self.deliver(work, cancel).await;
+        let trust = self.trust(&work, &readings);
+        let ended = self.deliver(work, trust, cancel).await;
         self.pace.batch_ended();
         ended
     }
@@ -160,6 +167,7 @@ impl<S: Sink> Forwarder<S> {
     async fn read(&mut self, cancel: &CancellationToken) -> Result<Vec<Reading>, End> {
         if self.reader.pending() == 0 {
             self.enter(State::Idle);
+            self.is_trusting = false;
         }
         let bounds = self.sink.bounds();
         let limits = Limits { max_readings: bounds.max_readings, max_bytes: bounds.max_bytes };
@@ -192,9 +200,19 @@ impl<S: Sink> Forwarder<S> {
         readings.iter().filter_map(resolve).collect()
     }
 
+    fn trust(&self, work: &Work, batch: &[Reading]) -> Trust {
+        match self.suspicions {
+            0 if self.is_trusting => Trust::Full,
+            0 => Trust::Usual(self.given_up_in_a_row),
+            turn => Trust::Suspicion(work.probes(batch, turn)),
+        }
+    }
+
     /// Sends the rows of a plan, until each is accepted or given up, or the delivery is held.
-    async fn deliver(&mut self, mut work: Work, cancel: &CancellationToken) -> Result<(), End> {
-        let mut delivery = Delivery::new(work.rows.len(), self.given_up_in_a_row);
+    async fn deliver(&mut self, mut work: Work, trust: Trust, cancel: &CancellationToken) -> Result<(), End> {
+        let mut delivery = Delivery::new(work.rows.len(), trust);
+        // Trust is used up by a batch of which nothing is accepted.
+        let trusted = std::mem::take(&mut self.is_trusting);
         while let Some(part) = delivery.next(self.max_rows) {
             self.pause_until(self.pace.next(), cancel).await?;
             let result = self.sink.send(&work.rows[part.rows.clone()]).await;
@@ -202,6 +220,7 @@ impl<S: Sink> Forwarder<S> {
             match result {
                 Ok(accepted) => {
                     delivery.accepted(&part);
+                    self.is_trusting |= trusted || self.suspicions > 0;
                     let outcomes = work.delivered(part.rows.clone());
                     self.settle(&outcomes).await?;
                     self.succeeded(&work.rows[part.rows], accepted);
@@ -214,13 +233,8 @@ impl<S: Sink> Forwarder<S> {
             }
             self.given_up_in_a_row = delivery.given_up_in_a_row();
         }
-        match delivery.finish() {
-            Ok(given_up) => {
-                for (row, why) in given_up {
-                    self.give_up(&work, row, &why).await?;
-                }
-            }
-            Err(why) => self.hold(&why),
+        if let Err(why) = delivery.finish() {
+            self.suspect(&why);
         }
         let rest = work.rest();
         self.settle(&rest).await?;
@@ -239,7 +253,8 @@ impl<S: Sink> Forwarder<S> {
         let why = error.to_string();
         let rows = part.rows.len();
         self.note_failure(&why);
-        match delivery.failed(part, error) {
+        let step = delivery.failed(part, error);
+        match step {
             Step::Continue => {}
             Step::Smaller => self.max_rows = (rows / 2).max(1),
             Step::Wait { after, smaller } => {
@@ -254,9 +269,13 @@ impl<S: Sink> Forwarder<S> {
                 self.settle(&outcomes).await?;
             }
             Step::GiveUp(row) => self.give_up(work, row, &why).await?,
-            Step::Hold => {
+            Step::Suspect | Step::Hold => {
                 self.given_up_in_a_row = delivery.given_up_in_a_row();
-                self.hold(&why);
+                if step == Step::Hold {
+                    self.hold(&why)
+                } else {
+                    self.suspect(&why)
+                }
                 return Ok(true);
             }
         }
@@ -272,10 +291,12 @@ impl<S: Sink> Forwarder<S> {
             if self.status.borrow().failures > 0 {
                 info!(sink = %self.name, pending = self.reader.pending(), "readings are forwarded again");
             }
-            if self.live_first && self.reader.pending() > bounds.max_rows as u64 {
+            let is_suspect = self.suspicions > 0;
+            if self.live_first && !is_suspect && self.reader.pending() > bounds.max_rows as u64 {
                 self.reader.split_live();
             }
         }
+        self.suspicions = 0;
         let pending = self.reader.pending();
         self.drain.observe(Instant::now(), pending);
         let estimate = self.drain.estimate_s(pending, bounds.max_rows as u64);
@@ -339,6 +360,40 @@ impl<S: Sink> Forwarder<S> {
             "forwarding is on hold until this is repaired, readings are kept: {why}"
         );
         self.enter(State::Holding { why: why.to_owned(), until_ms: self.after(delay) });
+    }
+
+    /// Every row is refused: leaves the far side alone for a while, and tries other readings then.
+    fn suspect(&mut self, why: &str) {
+        self.is_recovering = true;
+        self.is_trusting = false;
+        self.suspicions = self.suspicions.saturating_add(1);
+        self.look_elsewhere();
+        let delay = self.pace.failed(None);
+        if self.suspicions == 1 {
+            error!(
+                sink = %self.name,
+                pending = self.reader.pending(),
+                "rows are refused and none is accepted: readings are kept until one is: {why}"
+            );
+        }
+        self.enter(State::Holding { why: why.to_owned(), until_ms: self.after(delay) });
+    }
+
+    /// Lets the next batch begin elsewhere: every other time with the newest readings, and the oldest behind
+    /// them; between that at places that lie ever closer.
+    fn look_elsewhere(&mut self) {
+        let (pending, batch) = (self.reader.pending(), self.sink.bounds().max_readings as u64);
+        if pending <= batch {
+            return;
+        }
+        let backlog = match self.suspicions {
+            newest if newest % 2 == 1 => pending - (batch / 2).max(1),
+            // The bits of 1, 2, 3 … mirrored: 1/2, 1/4, 3/4, 1/8 …
+            turn => (u128::from(pending) * u128::from((turn / 2).reverse_bits()) >> u32::BITS) as u64,
+        };
+        if !self.reader.split_behind(backlog) {
+            debug!(sink = %self.name, "too many gaps between the readings that wait to look elsewhere");
+        }
     }
 
     async fn give_up(&mut self, work: &Work, row: usize, why: &str) -> Result<(), End> {

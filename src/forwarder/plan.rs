@@ -1,10 +1,13 @@
 //! A sink's plan together with everything else that becomes of a batch.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 
 use super::{DropReason, Outcome, Reading, Row, Seq};
 use crate::sink::{Plan, Unsent};
+
+/// Rows that are sent one by one to see whether the sink takes any at all.
+const MAX_PROBES: usize = 10;
 
 /// The rows to send, and the readings that are dropped beside them.
 #[derive(Debug)]
@@ -69,10 +72,38 @@ impl Work {
         carried.iter().chain(lost).map(|seq| (*seq, Outcome::DeadLetter(why.to_owned()))).collect()
     }
 
+    /// Rows to try the far side with: of every device and stream the first, for a fault is mostly one device's, then
+    /// some from all over the plan. Where there are too many, another turn begins with other ones.
+    pub(super) fn probes(&self, batch: &[Reading], turn: u32) -> Vec<usize> {
+        let kinds: HashMap<Seq, _> =
+            batch.iter().map(|reading| (reading.seq, (&reading.device, &reading.stream))).collect();
+        let mut seen = HashSet::new();
+        let kind_of = |row: &Row| row.carried.first().and_then(|seq| kinds.get(seq));
+        let mut probes: Vec<usize> =
+            (0..self.rows.len()).filter(|row| seen.insert(kind_of(&self.rows[*row]))).collect();
+        if !probes.is_empty() {
+            let first = turn as usize * MAX_PROBES % probes.len();
+            probes.rotate_left(first);
+        }
+        for row in spread(self.rows.len()) {
+            if !probes.contains(&row) {
+                probes.push(row);
+            }
+        }
+        probes.truncate(MAX_PROBES);
+        probes
+    }
+
     /// The drops that have not been settled yet.
     pub(super) fn rest(self) -> Vec<(Seq, Outcome)> {
         self.drops.into_iter().collect()
     }
+}
+
+/// Rows from all over a plan, first and last included.
+fn spread(rows: usize) -> impl Iterator<Item = usize> {
+    let count = rows.min(MAX_PROBES);
+    (0..count).map(move |n| n * (rows - 1) / (count - 1).max(1))
 }
 
 #[cfg(test)]
@@ -120,6 +151,22 @@ mod tests {
             (50, dropped(DropReason::NothingMapped)),
         ];
         assert_eq!(work.rest(), expected);
+    }
+
+    #[test]
+    fn probes_are_of_every_device_and_then_from_all_over_the_plan() {
+        assert_eq!([0, 1, 3].map(|rows| spread(rows).collect::<Vec<_>>()), [vec![], vec![0], vec![0, 1, 2]]);
+        assert_eq!(spread(100).collect::<Vec<_>>(), [0, 11, 22, 33, 44, 55, 66, 77, 88, 99]);
+        let mut readings = batch(&(1..=100).collect::<Vec<_>>());
+        let rows = readings.iter().map(|reading| row(&[reading.seq], &[])).collect();
+        let work = Work { rows, drops: BTreeMap::new() };
+        readings[70].device = DeviceId::parse("lone").unwrap();
+        assert_eq!(work.probes(&readings, 1), [0, 70, 11, 22, 33, 44, 55, 66, 77, 88]);
+        for (n, reading) in readings.iter_mut().enumerate() {
+            reading.device = DeviceId::parse(&format!("esp{}", n % 25)).unwrap();
+        }
+        let tried: HashSet<usize> = (1..=3).flat_map(|turn| work.probes(&readings, turn)).collect();
+        assert_eq!(tried.len(), 25, "in three turns there was one of each");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! A scripted sink and a real buffer, in paused time.
 
+mod suspicion;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -333,7 +335,6 @@ async fn a_table_that_refuses_everything_does_not_empty_the_buffer_into_dead_let
     let refuse_all = |_, _: &[Row]| Err(SendError::Refused { known: true, why: "400 23502".to_owned() });
     let (bench, forwarder) = Bench::new(100, refuse_all);
     bench.append(numbers(0..300)).await;
-    // Three holds: more than an hour of probing.
     let mut holds = 0;
     bench
         .run_until(forwarder, move |status| {
