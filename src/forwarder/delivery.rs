@@ -150,7 +150,7 @@ impl Delivery {
                 self.parts.push_front(part);
                 Step::Wait { after: None, smaller: true }
             }
-            SendError::TooLarge { why } => self.too_large(part, why),
+            SendError::TooLarge { known, why } => self.too_large(part, known, why),
             SendError::Doubtful { then: Then::Refused, why, .. } if self.is_probing => {
                 self.refused(part, false, why)
             }
@@ -187,12 +187,22 @@ impl Delivery {
         Step::Wait { after: None, smaller: false }
     }
 
-    fn too_large(&mut self, part: Part, why: String) -> Step {
+    fn too_large(&mut self, mut part: Part, known: bool, why: String) -> Step {
         if part.rows.len() > 1 {
             self.halve(&part);
             return Step::Smaller;
         }
-        if part.tries < MAX_TRIES_TOO_LARGE { self.again(part) } else { self.refused(part, true, why) }
+        if known && part.tries < MAX_TRIES_TOO_LARGE {
+            return self.again(part);
+        }
+        if known || part.is_set_aside {
+            return self.refused(part, known, why);
+        }
+        // That larger parts were too slow says nothing about this row.
+        part.refused_at = Some(self.accepted);
+        part.is_set_aside = true;
+        self.parts.push_back(part);
+        Step::Wait { after: None, smaller: false }
     }
 
     fn refused(&mut self, mut part: Part, known: bool, why: String) -> Step {

@@ -242,7 +242,7 @@ async fn one_bad_reading_of_960_becomes_a_dead_letter_and_959_are_delivered() {
 #[tokio::test(start_paused = true)]
 async fn a_batch_that_is_too_large_is_halved_and_grows_back_slowly() {
     let bound = |request, rows: &[Row]| match rows.len() {
-        n if n > 20 && request < 10 => Err(SendError::TooLarge { why: "413".to_owned() }),
+        n if n > 20 && request < 10 => Err(SendError::TooLarge { known: true, why: "413".to_owned() }),
         _ => Ok(Accepted::Stored),
     };
     let (bench, forwarder) = Bench::new(100, bound);

@@ -164,6 +164,9 @@ pub enum SendError {
     /// Half as many rows, at once.
     #[error("{why}")]
     TooLarge {
+        /// Whether the service documents this as the fault of the size. If not, a row that is too large alone is
+        /// given up only when it fails before and after others were accepted: a locked table is slow for all.
+        known: bool,
         /// What happened.
         why: String,
     },

@@ -118,9 +118,29 @@ fn what_is_wrong_for_a_while_after_a_success_gives_no_row_up() {
 #[test]
 fn too_large_is_halved_down_to_one_which_is_given_up_after_a_few_tries() {
     let outcome = deliver(64, USUAL, |rows| {
-        (rows.len() > 4 || rows.contains(&9)).then(|| SendError::TooLarge { why: String::new() })
+        (rows.len() > 4 || rows.contains(&9)).then(|| SendError::TooLarge { known: true, why: String::new() })
     });
     assert_eq!((outcome.accepted, outcome.given_up), (63, vec![9]));
+}
+
+#[test]
+fn a_table_that_is_locked_gives_no_row_up_whatever_was_accepted_before() {
+    let timeout = || Some(SendError::TooLarge { known: false, why: "57014".to_owned() });
+    for trust in [USUAL, suspicion(&[0, 7]), Trust::Full] {
+        let outcome = deliver(8, trust, |_| timeout());
+        assert!(outcome.is_held && outcome.given_up.is_empty(), "{outcome:?}");
+    }
+    let first_only = deliver(8, USUAL, |rows| (*rows != (0..1)).then(|| timeout().unwrap()));
+    assert!(first_only.is_held && first_only.given_up.is_empty(), "{first_only:?}");
+    assert_eq!(first_only.accepted, 1);
+}
+
+#[test]
+fn a_row_that_always_takes_too_long_is_given_up_when_the_others_do_not() {
+    let outcome = deliver(8, USUAL, |rows| {
+        rows.contains(&3).then(|| SendError::TooLarge { known: false, why: "57014".to_owned() })
+    });
+    assert_eq!((outcome.accepted, &outcome.given_up[..], outcome.is_held), (7, &[3][..], false));
 }
 
 #[test]

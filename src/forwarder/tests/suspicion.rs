@@ -102,3 +102,15 @@ async fn a_wrong_suspicion_is_believed_for_one_batch_only() {
     assert!(delivered >= 1);
     assert!(dropped[&DropReason::Rejected] <= 10 + 2 * 20, "{dropped:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_table_that_is_locked_for_long_loses_nothing() {
+    let locked = |request, _: &[Row]| match request {
+        2..200 => Err(SendError::TooLarge { known: false, why: "500 57014".to_owned() }),
+        _ => Ok(Accepted::Stored),
+    };
+    let (bench, forwarder) = Bench::new(20, locked);
+    bench.append(numbers(0..60)).await;
+    bench.run_until(forwarder, is_done).await;
+    assert_eq!(bench.figures(), (60, 0, BTreeMap::new()));
+}

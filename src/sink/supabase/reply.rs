@@ -12,7 +12,7 @@ use super::super::{Accepted, SendError, Then};
 pub(super) fn classify(reply: &Reply) -> Result<Accepted, SendError> {
     let retry = |why: String| Err(SendError::Retry { after: reply.retry_after(), why });
     match reply.status {
-        413 => return Err(SendError::TooLarge { why: describe(reply) }),
+        413 => return Err(SendError::TooLarge { known: true, why: describe(reply) }),
         429 => return retry(describe(reply)),
         _ if reply.is_html() => return retry(format!("not PostgREST's answer: {}", describe(reply))),
         201 if reply.body.trim().is_empty() || reply.body.starts_with('[') => return Ok(Accepted::Stored),
@@ -36,7 +36,8 @@ fn by_code(reply: &Reply, code: &str) -> SendError {
         (401, "PGRST303") => doubtful(1, Then::Hold),
         (401..=403, "42501") => hold("the key may not insert here (row-level security, or no grant)"),
         (401..=403, _) => hold("the key is not accepted"),
-        (_, "57014") => SendError::TooLarge { why },
+        // The statement timeout: too many rows, or a table that is locked while somebody migrates it.
+        (_, "57014") => SendError::TooLarge { known: false, why },
         (_, "25006") | (408 | 425, _) => retry(),
         (_, "23503") => hold("a row that this one refers to is missing"),
         (_, "PGRST100" | "PGRST122" | "PGRST204") => hold("the table does not fit the settings"),

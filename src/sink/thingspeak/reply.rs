@@ -16,7 +16,7 @@ pub(super) fn classify(reply: &Reply, interval: Duration) -> Result<Accepted, Se
     let doubtful = |retries, then| Err(SendError::Doubtful { retries, then, why: describe(reply) });
     match reply.status {
         // Proxies in front say these two in HTML.
-        413 => Err(SendError::TooLarge { why: describe(reply) }),
+        413 => Err(SendError::TooLarge { known: true, why: describe(reply) }),
         429 => {
             let after = reply.retry_after().unwrap_or_default().max(interval);
             Err(SendError::Retry { after: Some(after), why: describe(reply) })

@@ -91,8 +91,11 @@ fn an_expired_token_is_tried_once_more() {
 
 #[test]
 fn too_much_is_halved() {
-    assert!(matches!(error(500, "57014"), SendError::TooLarge { .. }));
-    assert!(matches!(bare(413, &[], "<html>413</html>"), Err(SendError::TooLarge { .. })));
+    assert!(
+        matches!(error(500, "57014"), SendError::TooLarge { known: false, .. }),
+        "the time may be at fault"
+    );
+    assert!(matches!(bare(413, &[], "<html>413</html>"), Err(SendError::TooLarge { known: true, .. })));
 }
 
 #[test]
@@ -136,7 +139,7 @@ fn what_the_far_side_asks_for_is_heard() {
 #[test]
 fn the_code_is_found_in_the_header_too_and_the_reason_is_short() {
     let got = bare(500, &[("proxy-status", "PostgREST; error=57014")], "").unwrap_err();
-    assert_eq!(got, SendError::TooLarge { why: "500 57014".to_owned() });
+    assert_eq!(got, SendError::TooLarge { known: false, why: "500 57014".to_owned() });
     let error = error(404, "PGRST205");
     assert_eq!(error.to_string(), "there is no such table: 404 PGRST205 text");
 }
