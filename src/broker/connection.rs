@@ -60,7 +60,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Writes what there is to write, and reads. `read_ahead_only`: the input is not taken at present,
     /// so it is read only until a bound, to hear of the end of the stream.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, read_ahead_only: bool) -> Poll<io::Result<Progress>> {
-        let had_output = !self.out.is_empty();
+        // Also what the stream holds back: `out` may have been empty for long when its last byte leaves.
+        let had_output = !self.out.is_empty() || self.unflushed;
         match self.poll_write(cx) {
             Poll::Ready(Ok(())) if had_output => return Poll::Ready(Ok(Progress::Written)),
             Poll::Ready(Err(error)) => {
@@ -139,5 +140,63 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.unflushed = false;
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, DuplexStream, duplex};
+
+    use super::*;
+
+    /// Takes what is written to it and sends it with the flush, as TLS does with a record.
+    struct Buffering {
+        pipe: DuplexStream,
+        taken: BytesMut,
+    }
+
+    impl AsyncRead for Buffering {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            into: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.pipe).poll_read(cx, into)
+        }
+    }
+
+    impl AsyncWrite for Buffering {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+            self.taken.extend_from_slice(data);
+            Poll::Ready(Ok(data.len()))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            let Self { pipe, taken } = &mut *self;
+            while !taken.is_empty() {
+                let count = ready!(Pin::new(&mut *pipe).poll_write(cx, taken))?;
+                taken.advance(count);
+            }
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.pipe).poll_shutdown(cx)
+        }
+    }
+
+    #[tokio::test]
+    async fn that_all_is_written_is_told_when_the_stream_has_let_go_of_it() {
+        let (mut near, far) = duplex(1_000);
+        let mut connection = Connection::new(Buffering { pipe: far, taken: BytesMut::new() }, 1_000);
+        connection.out.extend_from_slice(&[7; 2_500]);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        for _ in 0..2 {
+            assert!(connection.poll(&mut cx, false).is_pending());
+            assert!(connection.out.is_empty(), "it is the stream that waits");
+            near.read_exact(&mut [0; 1_000]).await.unwrap();
+        }
+        assert!(matches!(connection.poll(&mut cx, false), Poll::Ready(Ok(Progress::Written))));
+        assert!(connection.poll(&mut cx, false).is_pending(), "told once");
     }
 }
