@@ -159,7 +159,7 @@ impl Session {
             taken?;
             self.acknowledge(&mut connection.out);
             self.deliver(&mut connection.out);
-            if self.stopping && self.unacked.is_empty() && connection.out.is_empty() {
+            if self.stopping && self.unacked.is_empty() {
                 return Err(End::Stopping);
             }
             match self.event(connection, cancelled.as_mut(), deadline.as_mut()).await? {

@@ -174,6 +174,23 @@ async fn at_the_end_what_was_taken_is_acknowledged_before_the_connection_closes(
 }
 
 #[tokio::test]
+async fn at_the_end_a_subscriber_that_does_not_read_costs_no_more_than_its_goodbye() {
+    let mut gateway = Gateway::start();
+    let mut deaf = gateway.open_with(certified("panel"), 1_000);
+    deaf.send(&connect("deaf", 0x02, 60)).await;
+    deaf.expect(CONNACK).await;
+    deaf.subscribe("#", 0).await;
+    let mut plug = gateway.connect("plug", "c").await;
+    for n in 1..=20 {
+        plug.send(&publish1("plug/x", n, &"x".repeat(1_000))).await;
+        plug.expect(&puback(n)).await;
+    }
+    // Its goodbye has a deadline of its own.
+    tokio::time::pause();
+    assert_eq!(gateway.tasks.drain(PATIENCE).await, []);
+}
+
+#[tokio::test]
 async fn when_the_buffer_has_ended_nothing_is_acknowledged() {
     let gateway = Gateway::start();
     let mut plug = gateway.connect("plug", "c").await;
