@@ -85,7 +85,10 @@ async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
         () = cancel.cancelled() => return Err(End::Stopping),
     };
     let (answer, session) = match connect {
-        Ok(connect) => (ConnectReturnCode::Success, Ok(Box::new(Session::new(broker, peer, connect)))),
+        Ok(connect) => match Session::new(broker, peer, connect) {
+            Ok(session) => (ConnectReturnCode::Success, Ok(Box::new(session))),
+            Err(end) => (ConnectReturnCode::NotAuthorized, Err(end)),
+        },
         Err(ConnectError::Bad(bad)) => return Err(bad.into()),
         Err(error @ ConnectError::Version(_)) => {
             let end = End::Refused(Refusal::ProtocolVersion, error.to_string());

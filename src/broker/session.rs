@@ -94,24 +94,13 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(broker: &Arc<Shared>, peer: &Peer, connect: Connect) -> Self {
-        let client_id = match connect.client_id {
+    /// Enters the session of a client, if it is let in.
+    pub(super) fn new(broker: &Arc<Shared>, peer: &Peer, mut connect: Connect) -> Result<Self, End> {
+        let client_id = match std::mem::take(&mut connect.client_id) {
             id if id.is_empty() => broker.client_id(),
             id => id,
         };
         let key = SessionKey { identity: peer.identity.clone(), client_id: client_id.into() };
-        tracing::info!(
-            device = %key.identity.device, client_id = ?key.client_id, peer = %peer.address,
-            keep_alive_s = connect.keep_alive, "connected"
-        );
-        if !connect.clean_session {
-            broker.counters.sessions_not_kept.add(1);
-            tracing::info!(device = %key.identity.device, "a session is asked for that outlives its connection: it will not");
-        }
-        if connect.has_will {
-            broker.counters.wills_not_kept.add(1);
-            tracing::info!(device = %key.identity.device, "a will is given: it will not be published");
-        }
         let longest = broker.limits.max_keep_alive;
         let keep_alive = match connect.keep_alive {
             0 => longest,
@@ -121,7 +110,7 @@ impl Session {
         if broker.registry.enter(key.clone(), &mailbox) {
             broker.counters.taken_over.add(1);
         }
-        Self {
+        let session = Self {
             key,
             address: peer.address,
             rules: broker.rules(),
@@ -142,6 +131,26 @@ impl Session {
             stopping: false,
             told_of_retain: false,
             broker: Arc::clone(broker),
+        };
+        // Rules that change from now on are told to it: it is entered.
+        session.check_identity()?;
+        session.tell_of(&connect);
+        Ok(session)
+    }
+
+    /// Says that it is there, and what its client asked for in vain.
+    fn tell_of(&self, connect: &Connect) {
+        let Self { key: SessionKey { identity, client_id }, address, broker, .. } = self;
+        tracing::info!(
+            device = %identity.device, ?client_id, peer = %address, keep_alive_s = connect.keep_alive, "connected"
+        );
+        if !connect.clean_session {
+            broker.counters.sessions_not_kept.add(1);
+            tracing::info!(device = %identity.device, "a session is asked for that outlives its connection: it will not");
+        }
+        if connect.has_will {
+            broker.counters.wills_not_kept.add(1);
+            tracing::info!(device = %identity.device, "a will is given: it will not be published");
         }
     }
 

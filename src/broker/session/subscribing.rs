@@ -66,14 +66,23 @@ impl Session {
         Ok(())
     }
 
+    /// Whether the identity that the listener gave it is one by the present rules.
+    pub(super) fn check_identity(&self) -> Result<(), End> {
+        let identity = &self.key.identity;
+        if identity.kind == IdentityKind::Anonymous
+            && self.rules.authorizer.anonymous().as_ref() != Some(identity)
+        {
+            let what = "devices without a certificate are not let in any more".to_owned();
+            return Err(End::Refused(Refusal::CertificateMissing, what));
+        }
+        Ok(())
+    }
+
     pub(super) fn take_new_rules(&mut self) -> Result<(), End> {
         self.rules = self.broker.rules();
         self.routes.clear();
+        self.check_identity()?;
         let (identity, authorizer) = (&self.key.identity, &self.rules.authorizer);
-        if identity.kind == IdentityKind::Anonymous && authorizer.anonymous().as_ref() != Some(identity) {
-            let what = "devices without a certificate are no longer let in".to_owned();
-            return Err(End::Refused(Refusal::CertificateMissing, what));
-        }
         match self.filters.iter().find(|filter| !authorizer.may_subscribe(identity, filter)) {
             // 3.1.1 cannot take a subscription back; the client gets its 0x80 when it connects again.
             Some(filter) => Err(End::Refused(Refusal::SubscribeNotAllowed, filter.to_string())),
