@@ -1,5 +1,6 @@
 //! One connection of one client, from CONNECT to its end: one task, and next to no memory while it is idle.
 
+mod arrivals;
 mod publishing;
 mod subscribing;
 
@@ -18,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
+use self::arrivals::Arrivals;
 use self::publishing::{Parked, Unacked};
 use super::connect::Connect;
 use super::connection::{Connection, Progress};
@@ -78,6 +80,7 @@ pub(super) struct Session {
     parked: Option<Box<Parked>>,
     /// A PUBLISH stands at the head of the input and cannot be taken now.
     held: bool,
+    arrivals: Arrivals,
     mailbox: Arc<Mailbox>,
     /// There may be something in the outbox that can be written now.
     mail: bool,
@@ -120,6 +123,7 @@ impl Session {
             history: History::default(),
             parked: None,
             held: false,
+            arrivals: Arrivals::default(),
             mailbox,
             mail: false,
             bursts: false,
@@ -211,13 +215,23 @@ impl Session {
             return Ok(());
         }
         // All of one read were received at one time.
-        let received = self.broker.clock.stamp();
+        let now = self.broker.clock.stamp();
         loop {
+            let bytes = connection.input.len();
             let takes_publishes = self.takes_publishes();
             match packet::next(&mut connection.input, self.broker.limits.max_packet_bytes, takes_publishes)? {
-                Next::Packet(packet) => self.take(packet, received, &mut connection.out)?,
-                Next::Incomplete => break self.held = false,
-                Next::Held => break self.held = true,
+                Next::Packet(packet) => {
+                    let received = self.arrivals.take(bytes - connection.input.len()).unwrap_or(now);
+                    self.take(packet, received, &mut connection.out)?;
+                }
+                Next::Incomplete => {
+                    self.held = false;
+                    break self.arrivals.clear();
+                }
+                Next::Held => {
+                    self.held = true;
+                    break self.arrivals.hold(bytes, now);
+                }
             }
         }
         if connection.input.is_empty() {

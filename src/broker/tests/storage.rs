@@ -156,6 +156,22 @@ async fn a_connection_takes_no_further_publish_while_too_many_wait_for_their_ack
 }
 
 #[tokio::test]
+async fn a_publish_that_is_held_back_was_received_when_it_came() {
+    let limits = config::Listener { max_inflight: 1, ..config::Listener::default() };
+    let gateway = Gateway::start_with(&limits, |settings| settings.ack_delay = Duration::from_millis(500));
+    let mut plug = gateway.connect("plug", "c").await;
+    let publishes = (1..=3).map(|id| publish1("plug/reading", id, "{}"));
+    plug.send(&publishes.collect::<Vec<_>>().concat()).await;
+    for id in 1..=3 {
+        plug.expect(&puback(id)).await;
+    }
+    let stored = readings(&gateway, 3).await;
+    for reading in &stored {
+        assert_eq!(reading.received, stored[0].received, "all came at once");
+    }
+}
+
+#[tokio::test]
 async fn at_the_end_what_was_taken_is_acknowledged_before_the_connection_closes() {
     let mut gateway = Gateway::start_with(&config::Listener::default(), |settings| {
         settings.ack_delay = Duration::from_millis(200);
