@@ -1,12 +1,16 @@
 //! A device's retransmission is not a new reading.
 //!
 //! esp-mqtt sends a QoS 1 publish again, with DUP, when its ack has not come after a second (an SD card may
-//! take longer), and after a reconnect even with a clean session. Such a publish is acknowledged and not
-//! stored twice if it has DUP, and the same client has sent the same packet identifier, topic and payload
-//! within the last minute. All of that, because what is taken for a repetition by mistake is lost.
+//! take longer), and after a reconnect even with a clean session. Such a publish is not stored twice, and
+//! acknowledged when the first is on disk, if it has DUP, and the same client has sent the same packet
+//! identifier, topic and payload within the last minute. All of that, because what is taken for a repetition
+//! by mistake is lost.
+//!
+//! All connections of a client have one history, and the newest of them holds it: an older one that is still
+//! about to close takes nothing more, so that nothing comes in by both.
 
-use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use rumqttc::mqttbytes::v4::Publish;
 
@@ -20,7 +24,7 @@ const MAX_AGE_MS: u64 = 60_000;
 /// Acknowledged publishes that are remembered of a connection: their ack may still be on its way.
 const MAX_ACKNOWLEDGED: usize = 32;
 
-/// Publishes that are remembered of a connection that ended, and those before it.
+/// Publishes that are remembered of earlier connections.
 const MAX_LEFT: usize = 256;
 
 /// Clients whose publishes are remembered after their connection ended.
@@ -28,7 +32,22 @@ const MAX_CLIENTS: usize = 1_024;
 
 /// The newest QoS 1 readings of a client, oldest first.
 #[derive(Debug, Default)]
-pub(super) struct History(VecDeque<Taken>);
+pub(super) struct History {
+    taken: VecDeque<Taken>,
+    /// So many of them came over earlier connections.
+    earlier: usize,
+    /// Which of the client's connections holds it.
+    holder: u64,
+}
+
+/// A publish that the buffer has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Original {
+    /// Its reading is on disk, or on its way there, under this number.
+    pub(super) seq: Seq,
+    /// An earlier connection has submitted it: this one's writer is not told when it is on disk.
+    pub(super) earlier: bool,
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Taken {
@@ -36,8 +55,6 @@ struct Taken {
     boot_ms: u64,
     digest: u32,
     packet_id: u16,
-    /// Over this connection, not an earlier one.
-    here: bool,
 }
 
 impl Taken {
@@ -48,85 +65,133 @@ impl Taken {
         digest.update(b"\0");
         digest.update(&publish.payload);
         let (boot_ms, packet_id) = (received.boot_ms, publish.pkid);
-        Self { seq, boot_ms, digest: digest.finalize(), packet_id, here: true }
+        Self { seq, boot_ms, digest: digest.finalize(), packet_id }
     }
 
     fn is_repeated_by(&self, later: &Self) -> bool {
-        (self.packet_id, self.digest) == (later.packet_id, later.digest)
-            && later.boot_ms.saturating_sub(self.boot_ms) <= MAX_AGE_MS
+        (self.packet_id, self.digest) == (later.packet_id, later.digest) && !self.is_too_old(later.boot_ms)
+    }
+
+    fn is_too_old(&self, now_ms: u64) -> bool {
+        now_ms.saturating_sub(self.boot_ms) > MAX_AGE_MS
     }
 }
 
 impl History {
     /// Keeps a reading that was submitted as `seq`. `unacked`: publishes of this connection without an ack.
     pub(super) fn remember(&mut self, publish: &Publish, seq: Seq, received: Stamp, unacked: usize) {
-        self.0.push_back(Taken::new(publish, seq, received));
-        // Gradually: right after a reconnect what an earlier connection has left is still needed.
+        if self.earlier > 0 && self.taken[self.earlier - 1].is_too_old(received.boot_ms) {
+            self.taken.drain(..self.earlier);
+            self.earlier = 0;
+        }
+        self.taken.push_back(Taken::new(publish, seq, received));
         for _ in 0..2 {
-            if self.0.len() > unacked + MAX_ACKNOWLEDGED {
-                self.0.pop_front();
+            if self.taken.len() - self.earlier > unacked + MAX_ACKNOWLEDGED {
+                self.taken.remove(self.earlier);
             }
         }
     }
 
-    /// The number under which a publish with DUP is stored already. One of an earlier connection counts
-    /// when it is on disk: this connection's writer is not told when it comes there.
-    pub(super) fn find(&self, publish: &Publish, received: Stamp, durable: Seq) -> Option<Seq> {
+    /// What a publish with DUP repeats.
+    pub(super) fn find(&self, publish: &Publish, received: Stamp) -> Option<Original> {
         let later = Taken::new(publish, 0, received);
-        let known = |taken: &&Taken| taken.is_repeated_by(&later) && (taken.here || taken.seq <= durable);
-        self.0.iter().rev().find(known).map(|taken| taken.seq)
+        let index = self.taken.iter().rposition(|taken| taken.is_repeated_by(&later))?;
+        Some(Original { seq: self.taken[index].seq, earlier: index < self.earlier })
     }
 
-    /// Puts what an earlier connection has left in front.
-    fn prepend(&mut self, mut earlier: Self) {
-        earlier.0.iter_mut().for_each(|taken| taken.here = false);
-        earlier.0.append(&mut self.0);
-        let excess = earlier.0.len().saturating_sub(MAX_LEFT);
-        earlier.0.drain(..excess);
-        *self = earlier;
+    /// Another connection of the client begins.
+    fn hand_over(&mut self) -> u64 {
+        let excess = self.taken.len().saturating_sub(MAX_LEFT);
+        self.taken.drain(..excess);
+        self.earlier = self.taken.len();
+        self.holder += 1;
+        self.holder
     }
 
     fn newest_boot_ms(&self) -> Option<u64> {
-        self.0.back().map(|taken| taken.boot_ms)
+        self.taken.back().map(|taken| taken.boot_ms)
     }
 }
 
-/// What connections that ended have left, oldest first. Bounded by age and number.
+/// The history of a client, as all its connections share it.
+pub(super) type SharedHistory = Arc<Mutex<History>>;
+
+/// A connection's hold on the history of its client.
+#[derive(Debug)]
+pub(super) struct Hold {
+    history: SharedHistory,
+    holder: u64,
+}
+
+impl Hold {
+    /// Takes the history from the connection that held it until now.
+    pub(super) fn take(history: SharedHistory) -> Self {
+        let holder = lock(&history).hand_over();
+        Self { history, holder }
+    }
+
+    /// The history; `None` when a newer connection holds it. As long as it is locked, none can take it.
+    pub(super) fn lock(&self) -> Option<MutexGuard<'_, History>> {
+        let history = lock(&self.history);
+        (history.holder == self.holder).then_some(history)
+    }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().expect("no panic under this lock")
+}
+
+/// What clients whose connection ended have left. Bounded by age and number.
 #[derive(Debug, Default)]
-pub(super) struct Histories(Mutex<VecDeque<(SessionKey, History)>>);
+pub(super) struct Histories(Mutex<Left>);
+
+#[derive(Debug, Default)]
+struct Left {
+    histories: HashMap<SessionKey, (u64, SharedHistory)>,
+    /// In the order in which they were left.
+    order: BTreeMap<u64, SessionKey>,
+    last: u64,
+}
 
 impl Histories {
     /// A connection has ended.
-    pub(super) fn leave(&self, key: &SessionKey, mut history: History) {
-        let Some(now_ms) = history.newest_boot_ms() else { return };
-        let mut left = self.left();
-        if let Some(earlier) = take(&mut left, key) {
-            history.prepend(earlier);
-        }
-        left.push_back((key.clone(), history));
-        while let Some((_, oldest)) = left.front()
-            && (left.len() > MAX_CLIENTS
-                || oldest.newest_boot_ms().is_none_or(|ms| now_ms.saturating_sub(ms) > MAX_AGE_MS))
-        {
-            left.pop_front();
-        }
+    pub(super) fn leave(&self, key: &SessionKey, hold: &Hold) {
+        let Some(now_ms) = lock(&hold.history).newest_boot_ms() else { return };
+        let mut left = lock(&self.0);
+        left.remove(key);
+        left.last += 1;
+        let turn = left.last;
+        left.order.insert(turn, key.clone());
+        left.histories.insert(key.clone(), (turn, Arc::clone(&hold.history)));
+        left.forget(now_ms);
     }
 
-    /// Adds what earlier connections of this client have left, once.
-    pub(super) fn recall(&self, key: &SessionKey, history: &mut History) {
-        if let Some(earlier) = take(&mut self.left(), key) {
-            history.prepend(earlier);
-        }
-    }
-
-    fn left(&self) -> MutexGuard<'_, VecDeque<(SessionKey, History)>> {
-        self.0.lock().expect("no panic under this lock")
+    /// The history of a client that has no connection.
+    pub(super) fn recall(&self, key: &SessionKey) -> SharedHistory {
+        lock(&self.0).remove(key).unwrap_or_default()
     }
 }
 
-fn take(left: &mut VecDeque<(SessionKey, History)>, key: &SessionKey) -> Option<History> {
-    let index = left.iter().position(|(theirs, _)| theirs == key)?;
-    left.remove(index).map(|(_, history)| history)
+impl Left {
+    fn remove(&mut self, key: &SessionKey) -> Option<SharedHistory> {
+        let (turn, history) = self.histories.remove(key)?;
+        self.order.remove(&turn);
+        Some(history)
+    }
+
+    fn forget(&mut self, now_ms: u64) {
+        while let Some((_, oldest)) = self.order.first_key_value() {
+            let is_too_old = |(_, history): &(u64, SharedHistory)| {
+                lock(history).newest_boot_ms().is_none_or(|ms| now_ms.saturating_sub(ms) > MAX_AGE_MS)
+            };
+            if self.order.len() <= MAX_CLIENTS && !self.histories.get(oldest).is_none_or(is_too_old) {
+                return;
+            }
+            if let Some((_, oldest)) = self.order.pop_first() {
+                self.histories.remove(&oldest);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -150,16 +215,20 @@ mod tests {
         SessionKey { identity, client_id: client_id.into() }
     }
 
+    fn seq(history: &History, publish: &Publish, received: Stamp) -> Option<Seq> {
+        history.find(publish, received).map(|original| original.seq)
+    }
+
     #[test]
     fn only_the_same_packet_with_the_same_content_within_a_minute_is_a_repetition() {
         let mut history = History::default();
         history.remember(&publish(1, "21.5"), 70, at(1_000), 1);
-        assert_eq!(history.find(&publish(1, "21.5"), at(61_000), 0), Some(70));
-        assert_eq!(history.find(&publish(1, "21.5"), at(61_001), 0), None, "too late");
-        assert_eq!(history.find(&publish(1, "21.6"), at(1_000), 0), None);
-        assert_eq!(history.find(&publish(2, "21.5"), at(1_000), 0), None);
+        assert_eq!(seq(&history, &publish(1, "21.5"), at(61_000)), Some(70));
+        assert_eq!(seq(&history, &publish(1, "21.5"), at(61_001)), None, "too late");
+        assert_eq!(seq(&history, &publish(1, "21.6"), at(1_000)), None);
+        assert_eq!(seq(&history, &publish(2, "21.5"), at(1_000)), None);
         let elsewhere = Publish { topic: "plug/y".to_owned(), ..publish(1, "21.5") };
-        assert_eq!(history.find(&elsewhere, at(1_000), 0), None);
+        assert_eq!(seq(&history, &elsewhere, at(1_000)), None);
     }
 
     #[test]
@@ -168,45 +237,76 @@ mod tests {
         for id in 1..=200 {
             history.remember(&publish(id, "!"), id.into(), at(0), usize::from(id).min(100));
         }
-        assert_eq!(history.0.len(), 100 + MAX_ACKNOWLEDGED);
+        assert_eq!(history.taken.len(), 100 + MAX_ACKNOWLEDGED);
         for id in 201..=400 {
             history.remember(&publish(id, "!"), id.into(), at(0), 0);
         }
-        assert_eq!(history.0.len(), MAX_ACKNOWLEDGED);
-        assert_eq!(history.find(&publish(400, "!"), at(0), 0), Some(400));
+        assert_eq!(history.taken.len(), MAX_ACKNOWLEDGED);
+        assert_eq!(seq(&history, &publish(400, "!"), at(0)), Some(400));
     }
 
     #[test]
-    fn what_a_connection_has_left_is_found_by_the_next_of_that_client_once_it_is_on_disk() {
-        let (histories, mut history) = (Histories::default(), History::default());
-        history.remember(&publish(1, "!"), 70, at(0), 1);
-        histories.leave(&key("c"), history);
-        let mut next = History::default();
-        histories.recall(&key("other"), &mut next);
-        assert_eq!(next.find(&publish(1, "!"), at(0), 70), None);
-        histories.recall(&key("c"), &mut next);
-        assert_eq!(next.find(&publish(1, "!"), at(0), 69), None);
-        assert_eq!(next.find(&publish(1, "!"), at(0), 70), Some(70));
+    fn what_a_connection_has_left_is_found_by_the_next_of_that_client() {
+        let histories = Histories::default();
+        let first = Hold::take(Arc::default());
+        first.lock().unwrap().remember(&publish(1, "!"), 70, at(0), 1);
+        histories.leave(&key("c"), &first);
+        assert!(histories.recall(&key("other")).lock().unwrap().taken.is_empty());
+        let next = Hold::take(histories.recall(&key("c")));
+        let mut next = next.lock().unwrap();
+        next.remember(&publish(2, "!"), 71, at(0), 1);
+        let found = |id| next.find(&publish(id, "!"), at(0));
+        assert_eq!(found(1), Some(Original { seq: 70, earlier: true }));
+        assert_eq!(found(2), Some(Original { seq: 71, earlier: false }));
+    }
+
+    #[test]
+    fn a_connection_that_was_taken_over_takes_nothing_more() {
+        let history = SharedHistory::default();
+        let older = Hold::take(Arc::clone(&history));
+        assert!(older.lock().is_some());
+        let newer = Hold::take(history);
+        assert!(older.lock().is_none());
+        assert!(newer.lock().is_some());
+    }
+
+    #[test]
+    fn what_earlier_connections_have_left_stays_for_a_minute_whatever_comes_after_it() {
+        let hold = Hold::take(Arc::default());
+        hold.lock().unwrap().remember(&publish(1, "!"), 1, at(0), 1);
+        let hold = Hold::take(hold.history);
+        let mut history = hold.lock().unwrap();
+        for id in 2..=500 {
+            history.remember(&publish(id, "!"), id.into(), at(MAX_AGE_MS), 0);
+        }
+        assert_eq!(seq(&history, &publish(1, "!"), at(MAX_AGE_MS)), Some(1));
+        history.remember(&publish(501, "!"), 501, at(MAX_AGE_MS + 1), 0);
+        assert_eq!((history.taken.len(), history.earlier), (MAX_ACKNOWLEDGED, 0));
     }
 
     #[test]
     fn what_is_left_is_bounded_by_age_and_number() {
         let histories = Histories::default();
         let leave = |client: usize, at_ms| {
-            let mut history = History::default();
-            history.remember(&publish(1, "!"), 1, at(at_ms), 0);
-            histories.leave(&key(&client.to_string()), history);
+            let hold = Hold::take(Arc::default());
+            hold.lock().unwrap().remember(&publish(1, "!"), 1, at(at_ms), 0);
+            histories.leave(&key(&client.to_string()), &hold);
+        };
+        let count = || {
+            let left = lock(&histories.0);
+            assert_eq!(left.order.len(), left.histories.len());
+            left.order.len()
         };
         (0..MAX_CLIENTS + 10).for_each(|client| leave(client, 0));
         (0..MAX_CLIENTS).for_each(|_| leave(MAX_CLIENTS, 0));
-        assert_eq!(histories.left().len(), MAX_CLIENTS, "one that comes again and again displaces nobody");
+        assert_eq!(count(), MAX_CLIENTS, "one that comes again and again displaces nobody");
         leave(0, MAX_AGE_MS + 1);
-        assert_eq!(histories.left().len(), 1);
-        let mut long = History::default();
+        assert_eq!(count(), 1);
+        let long = Hold::take(Arc::default());
         for id in 1..=1_000 {
-            long.remember(&publish(id, "!"), 1, at(MAX_AGE_MS), 1_000);
+            long.lock().unwrap().remember(&publish(id, "!"), 1, at(MAX_AGE_MS), 1_000);
         }
-        histories.leave(&key("0"), long);
-        assert_eq!(histories.left()[0].1.0.len(), MAX_LEFT);
+        let next = Hold::take(long.history);
+        assert_eq!(next.lock().unwrap().taken.len(), MAX_LEFT);
     }
 }

@@ -23,7 +23,7 @@ use self::arrivals::Arrivals;
 use self::publishing::{Parked, Unacked};
 use super::connect::Connect;
 use super::connection::{Connection, Progress};
-use super::history::History;
+use super::history::Hold;
 use super::outbox::{Calls, Mailbox, Wakes, Window};
 use super::packet::{self, BadPacket, Next};
 use super::registry::SessionKey;
@@ -32,6 +32,10 @@ use super::{Peer, Rules, Shared};
 use crate::authorize::refusals::Refusal;
 use crate::buffer::Writer;
 use crate::message::{Stamp, TopicFilter};
+
+/// The writer is told when what it has submitted is on disk. For what an earlier connection has submitted,
+/// and this one's client repeats, the session looks so often.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +80,7 @@ pub(super) struct Session {
     routes: Routes,
     writer: Writer,
     unacked: VecDeque<Unacked>,
-    history: History,
+    history: Hold,
     parked: Option<Box<Parked>>,
     /// A PUBLISH stands at the head of the input and cannot be taken now.
     held: bool,
@@ -110,9 +114,8 @@ impl Session {
             seconds => Duration::from_secs(seconds.into()).min(longest),
         };
         let mailbox = Arc::default();
-        if broker.registry.enter(key.clone(), &mailbox) {
-            broker.counters.taken_over.add(1);
-        }
+        let entered = broker.registry.enter(key.clone(), &mailbox, &broker.histories);
+        broker.counters.taken_over.add(entered.took_over.into());
         let session = Self {
             key,
             address: peer.address,
@@ -120,7 +123,7 @@ impl Session {
             routes: Routes::default(),
             writer: broker.buffer.writer(),
             unacked: VecDeque::new(),
-            history: History::default(),
+            history: Hold::take(entered.history),
             parked: None,
             held: false,
             arrivals: Arrivals::default(),
@@ -175,6 +178,12 @@ impl Session {
             if self.stopping && self.unacked.is_empty() {
                 return Err(End::Stopping);
             }
+            if self.unacked.front().is_some_and(|oldest| oldest.behind.earlier) {
+                let look = Instant::now() + LOOK_AGAIN;
+                if deadline.deadline() > look {
+                    deadline.as_mut().reset(look);
+                }
+            }
             match self.event(connection, cancelled.as_mut(), deadline.as_mut()).await? {
                 Event::Connection(Progress::Read) => self.last_heard = Instant::now(),
                 Event::Connection(Progress::Written) | Event::Durable => {}
@@ -194,7 +203,7 @@ impl Session {
         deadline: Pin<&mut Sleep>,
     ) -> Result<Event, End> {
         let Self { writer, mailbox, .. } = self;
-        let oldest = self.unacked.front().map(|oldest| oldest.seq);
+        let oldest = self.unacked.front().map(|oldest| oldest.behind.seq);
         let takes_nothing = self.held || self.stopping;
         tokio::select! {
             biased;
@@ -315,7 +324,8 @@ impl Drop for Session {
         if !self.filters.is_empty() {
             self.broker.subscriptions.remove(&self.filters, &self.mailbox);
         }
+        // In this order: the next session of the client finds its history in one place or the other.
+        self.broker.histories.leave(&self.key, &self.history);
         self.broker.registry.leave(&self.key, &self.mailbox);
-        self.broker.histories.leave(&self.key, std::mem::take(&mut self.history));
     }
 }

@@ -9,10 +9,11 @@ use rumqttc::mqttbytes::v4::Publish;
 
 use super::{End, Session};
 use crate::authorize::refusals::Refusal;
+use crate::broker::history::Original;
 use crate::broker::outbox::{Frame, Put};
 use crate::broker::routes::Route;
 use crate::buffer::{SubmitError, Wait};
-use crate::message::{Incoming, Qos, Seq, Stamp};
+use crate::message::{Incoming, Qos, Stamp};
 
 /// Messages are moved from the outbox so many bytes at a time.
 const OUT_BYTES: usize = 32 * 1024;
@@ -21,8 +22,18 @@ const OUT_BYTES: usize = 32 * 1024;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Unacked {
     /// What must be on disk before it.
-    pub(super) seq: Seq,
+    pub(super) behind: Original,
     packet_id: u16,
+}
+
+/// What the buffer has of a publish.
+enum Stored {
+    /// It has it from now on, or needs not have it.
+    Now(Original),
+    /// It has it from an earlier transmission.
+    Before(Original),
+    /// It has no room.
+    Not,
 }
 
 /// A publish for which the buffer had no room.
@@ -59,15 +70,15 @@ impl Session {
     /// P1: authorize, submit, ack. The ack leaves when the reading is on disk.
     pub(super) fn publish(&mut self, publish: Publish, received: Stamp) -> Result<(), End> {
         let Some(route) = self.authorize(&publish)? else { return Ok(()) };
-        if let Some(seq) = self.stored_before(&publish, received) {
-            self.owe_ack(&publish, seq);
-            return Ok(());
-        }
-        match self.submit(&route, &publish, received) {
-            Ok(seq) => self.owe_ack(&publish, seq),
-            Err(SubmitError::Closed) => return Err(End::Stopping),
-            Err(SubmitError::Full) if publish.qos == QoS::AtMostOnce => self.writer.count_refused(),
-            Err(SubmitError::Full) => {
+        match self.store(&route, &publish, received)? {
+            Stored::Now(original) => self.owe_ack(&publish, original),
+            Stored::Before(original) => {
+                self.broker.counters.retransmissions.add(1);
+                self.owe_ack(&publish, original);
+                return Ok(());
+            }
+            Stored::Not if publish.qos == QoS::AtMostOnce => self.writer.count_refused(),
+            Stored::Not => {
                 self.parked = Some(Box::new(Parked { publish, received }));
                 return Ok(());
             }
@@ -90,20 +101,28 @@ impl Session {
         Ok(None)
     }
 
-    /// Hands a reading to the buffer. Returns what must be on disk before the ack; that of
-    /// a publish which is no reading leaves behind those before it.
-    fn submit(&mut self, route: &Route, publish: &Publish, received: Stamp) -> Result<Seq, SubmitError> {
+    /// Hands a reading to the buffer, unless it has it. A publish which is no reading leaves behind those before it.
+    fn store(&mut self, route: &Route, publish: &Publish, received: Stamp) -> Result<Stored, End> {
         let Some(source) = &route.reading else {
-            return Ok(self.unacked.back().map_or(0, |before| before.seq));
-        };
-        let stream = self.rules.streams.get(source.stream);
-        let unfit = match &source.fault {
-            None => stream.fault(&source.device, &publish.payload),
-            fault => fault.clone(),
+            return Ok(Stored::Now(self.unacked.back().map(|before| before.behind).unwrap_or_default()));
         };
         let (qos, wait) = match publish.qos {
             QoS::AtMostOnce => (Qos::AtMostOnce, Wait::Nobody),
             QoS::AtLeastOnce | QoS::ExactlyOnce => (Qos::AtLeastOnce, Wait::ForAck),
+        };
+        let mut history = match wait {
+            Wait::Nobody => None,
+            Wait::ForAck => Some(self.history.lock().ok_or(End::TakenOver)?),
+        };
+        if publish.dup
+            && let Some(original) = history.as_ref().and_then(|history| history.find(publish, received))
+        {
+            return Ok(Stored::Before(original));
+        }
+        let stream = self.rules.streams.get(source.stream);
+        let unfit = match &source.fault {
+            None => stream.fault(&source.device, &publish.payload),
+            fault => fault.clone(),
         };
         let reading = Incoming {
             device: &source.device,
@@ -114,29 +133,22 @@ impl Session {
             received,
             fault: unfit.as_deref(),
         };
-        let seq = self.writer.submit(&reading, wait)?;
-        if wait == Wait::ForAck {
-            self.history.remember(publish, seq, received, self.unacked.len());
+        let seq = match self.writer.submit(&reading, wait) {
+            Ok(seq) => seq,
+            Err(SubmitError::Full) => return Ok(Stored::Not),
+            Err(SubmitError::Closed) => return Err(End::Stopping),
+        };
+        if let Some(history) = &mut history {
+            history.remember(publish, seq, received, self.unacked.len());
         }
         self.broker.counters.readings.add(1);
         self.broker.counters.readings_unfit.add(unfit.is_some().into());
-        Ok(seq)
+        Ok(Stored::Now(Original { seq, earlier: false }))
     }
 
-    /// Under which number a publish is stored that the device has sent before.
-    fn stored_before(&mut self, publish: &Publish, received: Stamp) -> Option<Seq> {
-        if !publish.dup {
-            return None;
-        }
-        self.broker.histories.recall(&self.key, &mut self.history);
-        let seq = self.history.find(publish, received, self.writer.durable())?;
-        self.broker.counters.retransmissions.add(1);
-        Some(seq)
-    }
-
-    fn owe_ack(&mut self, publish: &Publish, seq: Seq) {
+    fn owe_ack(&mut self, publish: &Publish, behind: Original) {
         if publish.qos != QoS::AtMostOnce {
-            self.unacked.push_back(Unacked { seq, packet_id: publish.pkid });
+            self.unacked.push_back(Unacked { behind, packet_id: publish.pkid });
         }
     }
 
@@ -146,8 +158,8 @@ impl Session {
             return;
         }
         let durable = self.writer.durable();
-        while let Some(Unacked { seq, packet_id }) = self.unacked.front()
-            && *seq <= durable
+        while let Some(Unacked { behind, packet_id }) = self.unacked.front()
+            && behind.seq <= durable
         {
             out.put_slice(&[0x40, 2]);
             out.put_u16(*packet_id);

@@ -215,14 +215,16 @@ async fn when_the_buffer_has_ended_nothing_is_acknowledged() {
     plug.expect_close().await;
 }
 
+/// A PUBLISH with DUP.
+fn again(packet_id: u16, payload: &str) -> Vec<u8> {
+    let mut packet = publish1("plug/reading", packet_id, payload);
+    packet[0] |= 0x08;
+    packet
+}
+
 #[tokio::test]
 async fn a_retransmission_is_acknowledged_again_and_not_stored_again() {
     let gateway = Gateway::start();
-    let again = |id, payload: &str| {
-        let mut packet = publish1("plug/reading", id, payload);
-        packet[0] |= 0x08;
-        packet
-    };
     let mut plug = gateway.connect("plug", "c").await;
     plug.send(&[publish1("plug/reading", 1, "1"), again(1, "1"), publish1("plug/reading", 2, "2")].concat())
         .await;
@@ -231,7 +233,6 @@ async fn a_retransmission_is_acknowledged_again_and_not_stored_again() {
     }
     // esp-mqtt, after a reconnect: what it has not seen an ack for, in order.
     let mut plug = gateway.connect("plug", "c").await;
-    eventually("for the older one to go", || gateway.broker.figures().connections == 1).await;
     plug.send(&[again(1, "1"), again(2, "2"), again(3, "3"), publish1("plug/reading", 2, "2")].concat())
         .await;
     for id in [1, 2, 3, 2] {
@@ -243,6 +244,34 @@ async fn a_retransmission_is_acknowledged_again_and_not_stored_again() {
     other.expect(&puback(1)).await;
     assert_eq!(gateway.broker.figures().retransmissions, 3);
     assert_eq!(gateway.buffer.status().accepted, 5);
+}
+
+#[tokio::test]
+async fn a_retransmission_of_what_is_not_yet_on_disk_is_acknowledged_when_it_is() {
+    let gateway = Gateway::start_with(&config::Listener::default(), |settings| {
+        settings.ack_delay = Duration::from_millis(500);
+    });
+    let mut plug = gateway.connect("plug", "c").await;
+    plug.send(&publish1("plug/reading", 1, "1")).await;
+    eventually("for the publish", || gateway.broker.figures().readings == 1).await;
+    // The older connection has not heard yet that it was taken over.
+    let mut newer = gateway.open(certified("plug"));
+    newer.send(&[connect("c", 0x02, 60), again(1, "1"), publish1("plug/other", 2, "")].concat()).await;
+    newer.expect(CONNACK).await;
+    for id in [1, 2] {
+        newer.expect(&puback(id)).await;
+        assert_eq!(gateway.buffer.status().accepted, 1);
+    }
+    assert_eq!(gateway.broker.figures().retransmissions, 1);
+    // The next finds it, too.
+    drop((plug, newer));
+    eventually("for them to go", || gateway.broker.figures().connections == 0).await;
+    let mut plug = gateway.connect("plug", "c").await;
+    plug.send(&[again(1, "1"), publish1("plug/reading", 3, "3")].concat()).await;
+    for id in [1, 3] {
+        plug.expect(&puback(id)).await;
+    }
+    assert_eq!(gateway.buffer.status().accepted, 2);
 }
 
 #[tokio::test]
