@@ -4,8 +4,9 @@
 //! `CLOCK_BOOTTIME`, which is always right about differences within one boot. When the wall clock is
 //! synchronised, their difference gives every earlier reading of this boot its true time.
 //!
-//! A *floor* (the latest trusted time seen, kept in a file, and never before this program was built) keeps
+//! A *floor* (the last trusted time, kept in a file, and never before this program was built) keeps
 //! TLS working when the box wakes up in the past: a certificate is judged by [`Clock::trusted_now`].
+//! It counts only while the wall clock is not synchronised, and a wrong one lasts no longer than that.
 
 mod kernel;
 #[cfg(test)]
@@ -138,11 +139,12 @@ impl Clock {
         offsets.get(&self.0.boot).map(|offset| (self.0.boot, *offset))
     }
 
-    /// A time by which certificates and tokens may be judged: the wall clock, but never before the floor.
+    /// A time by which certificates and tokens may be judged: the wall clock; while that is not synchronised,
+    /// never before the floor.
     #[must_use]
     pub fn trusted_now(&self) -> SystemTime {
-        let ms = wall_ms().max(self.0.floor_ms.load(Ordering::Relaxed));
-        UNIX_EPOCH + Duration::from_millis(u64::try_from(ms).unwrap_or(0))
+        let wall = wall_ms();
+        time_of(if self.is_synchronized() { wall } else { wall.max(self.floor_ms()) })
     }
 
     /// Asks the kernel or the time daemon; call it every second or so.
@@ -201,17 +203,25 @@ impl Clock {
         if !self.is_synchronized() {
             return Ok(());
         }
-        let now = wall_ms();
-        self.0.floor_ms.fetch_max(now, Ordering::Relaxed);
-        let floor = self.0.floor_ms.load(Ordering::Relaxed);
+        // It may be earlier than the one before: that one came from a clock that was set wrongly.
+        let floor = wall_ms();
+        self.0.floor_ms.store(floor, Ordering::Relaxed);
         let fresh = self.0.floor_file.with_extension("new");
         std::fs::write(&fresh, format!("{floor}\n"))?;
         std::fs::rename(fresh, &self.0.floor_file)
     }
 
+    fn floor_ms(&self) -> i64 {
+        self.0.floor_ms.load(Ordering::Relaxed)
+    }
+
     fn offsets_mut(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<BootId, i64>> {
         self.0.offsets.write().expect("no panic under this lock")
     }
+}
+
+fn time_of(ms: i64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(u64::try_from(ms).unwrap_or(0))
 }
 
 fn wall_ms() -> i64 {

@@ -1,6 +1,7 @@
 use super::*;
 
 const OTHER_BOOT: BootId = BootId([7; 16]);
+const DAY_MS: i64 = 86_400_000;
 
 struct Box {
     directory: tempfile::TempDir,
@@ -24,6 +25,10 @@ impl Box {
 
     fn synchronize(&self) {
         std::fs::write(self.directory.path().join("synchronized"), "").unwrap();
+    }
+
+    fn lose_synchronization(&self) {
+        std::fs::remove_file(self.directory.path().join("synchronized")).unwrap();
     }
 }
 
@@ -75,11 +80,25 @@ fn the_floor_is_kept_only_when_the_clock_can_be_trusted_and_outlives_a_restart()
     assert!(pi.floor().exists());
 
     // The box wakes up before its floor: what TLS is told is the floor.
-    let future_ms = wall_ms() + 86_400_000;
+    let future_ms = wall_ms() + DAY_MS;
     std::fs::write(pi.floor(), format!("{future_ms}\n")).unwrap();
-    let woken = pi.start(BTreeMap::new());
-    let told = woken.trusted_now().duration_since(UNIX_EPOCH).unwrap().as_millis();
-    assert_eq!(told, u128::try_from(future_ms).unwrap());
+    pi.lose_synchronization();
+    assert_eq!(pi.start(BTreeMap::new()).trusted_now(), time_of(future_ms));
+}
+
+#[test]
+fn a_floor_from_a_clock_that_was_set_wrongly_is_gone_once_the_clock_is_right() {
+    let pi = Box::new(Duration::ZERO);
+    std::fs::write(pi.floor(), format!("{}\n", wall_ms() + 365 * DAY_MS)).unwrap();
+    pi.synchronize();
+    let clock = pi.start(BTreeMap::new());
+    let soon = || SystemTime::now() + Duration::from_secs(60);
+    assert!(clock.trusted_now() < soon());
+    clock.keep_floor().unwrap();
+    pi.lose_synchronization();
+    clock.look();
+    assert!(clock.trusted_now() < soon(), "the floor in memory");
+    assert!(pi.start(BTreeMap::new()).trusted_now() < soon(), "the floor in the file");
 }
 
 #[test]
@@ -97,7 +116,7 @@ fn a_lost_source_is_noticed() {
     let clock = pi.start(BTreeMap::new());
     assert!(clock.is_synchronized());
     assert!(clock.offset().is_some());
-    std::fs::remove_file(pi.directory.path().join("synchronized")).unwrap();
+    pi.lose_synchronization();
     assert_eq!(clock.look(), Change::Lost);
     assert_eq!(clock.stamp().quality, ClockQuality::Unsynchronized);
 }

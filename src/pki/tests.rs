@@ -17,8 +17,8 @@ mod own_files;
 mod renewal;
 
 const DAY: u64 = 86_400;
-/// In the year 2096: later than any wall clock that these tests are expected to meet. See [`clock_at`].
-const FAR_FUTURE: u64 = 4_000_000_000;
+/// In the year 2052: later than any wall clock that these tests are expected to meet. See [`clock_at`].
+const FAR_FUTURE: u64 = 2_600_000_000;
 
 /// A gateway's directory that goes away with the test.
 struct Place {
@@ -49,15 +49,12 @@ fn id(name: &str) -> DeviceId {
 }
 
 fn clock() -> Clock {
-    clock_at(0)
+    clock_of(0, config::ClockSource::Trusted)
 }
 
-/// A clock whose floor is `seconds` after 1970: it says that, or what the wall clock says if it is later.
+/// A clock that is not synchronised, with a floor `seconds` after 1970: it says that, or what the wall clock
+/// says if it is later.
 fn clock_at(seconds: u64) -> Clock {
-    clock_of(seconds, config::ClockSource::Trusted)
-}
-
-fn unsynchronized_clock_at(seconds: u64) -> Clock {
     clock_of(seconds, config::ClockSource::File(PathBuf::from("/nowhere/synchronized")))
 }
 
