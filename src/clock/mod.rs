@@ -8,6 +8,7 @@
 //! TLS working when the box wakes up in the past: a certificate is judged by [`Clock::trusted_now`].
 //! It counts only while the wall clock is not synchronised, and a wrong one lasts no longer than that.
 
+mod floor;
 mod kernel;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,12 @@ use crate::message::{BootId, ClockQuality, Stamp};
 
 /// The program cannot run before it was written: 2026-01-01.
 const BUILT_MS: i64 = 1_767_225_600_000;
+
+/// It will not run so long either, 30 years on: what says so is damaged.
+const WORN_OUT_MS: i64 = BUILT_MS + 30 * 365 * 86_400_000;
+
+#[cfg(test)]
+pub(crate) use floor::line as floor_line;
 
 /// Where a time comes from that a sink is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +100,8 @@ impl Clock {
     ///
     /// `offsets`: wall minus boot clock of earlier boots, as the buffer kept them.
     ///
+    /// A floor that is damaged or cannot be true is none.
+    ///
     /// # Errors
     /// Only if the kernel does not tell its boot id.
     pub fn start(
@@ -100,17 +109,13 @@ impl Clock {
         floor_file: &Path,
         offsets: BTreeMap<BootId, i64>,
     ) -> std::io::Result<Self> {
-        let floor = std::fs::read_to_string(floor_file)
-            .ok()
-            .and_then(|text| text.trim().parse::<i64>().ok())
-            .unwrap_or(0);
         let clock = Self(Arc::new(Inner {
             boot: kernel::boot_id()?,
             started_boot_ms: kernel::boottime_ms(),
             source: settings.source.clone(),
             sync_wait: settings.sync_wait,
             synchronized: AtomicBool::new(false),
-            floor_ms: AtomicI64::new(floor.max(BUILT_MS)),
+            floor_ms: AtomicI64::new(floor::read(floor_file).unwrap_or(BUILT_MS)),
             floor_file: floor_file.to_owned(),
             offsets: RwLock::new(offsets),
         }));
@@ -196,6 +201,7 @@ impl Clock {
     }
 
     /// Keeps the present time as the floor, if it can be trusted. Call it every quarter of an hour and at the end.
+    /// It waits for the disk: not on an async thread.
     ///
     /// # Errors
     /// When the file cannot be written; the floor in memory holds all the same.
@@ -206,9 +212,7 @@ impl Clock {
         // It may be earlier than the one before: that one came from a clock that was set wrongly.
         let floor = wall_ms();
         self.0.floor_ms.store(floor, Ordering::Relaxed);
-        let fresh = self.0.floor_file.with_extension("new");
-        std::fs::write(&fresh, format!("{floor}\n"))?;
-        std::fs::rename(fresh, &self.0.floor_file)
+        floor::write(&self.0.floor_file, floor)
     }
 
     fn floor_ms(&self) -> i64 {

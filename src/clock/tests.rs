@@ -81,7 +81,7 @@ fn the_floor_is_kept_only_when_the_clock_can_be_trusted_and_outlives_a_restart()
 
     // The box wakes up before its floor: what TLS is told is the floor.
     let future_ms = wall_ms() + DAY_MS;
-    std::fs::write(pi.floor(), format!("{future_ms}\n")).unwrap();
+    std::fs::write(pi.floor(), floor_line(future_ms)).unwrap();
     pi.lose_synchronization();
     assert_eq!(pi.start(BTreeMap::new()).trusted_now(), time_of(future_ms));
 }
@@ -89,7 +89,7 @@ fn the_floor_is_kept_only_when_the_clock_can_be_trusted_and_outlives_a_restart()
 #[test]
 fn a_floor_from_a_clock_that_was_set_wrongly_is_gone_once_the_clock_is_right() {
     let pi = Box::new(Duration::ZERO);
-    std::fs::write(pi.floor(), format!("{}\n", wall_ms() + 365 * DAY_MS)).unwrap();
+    std::fs::write(pi.floor(), floor_line(wall_ms() + 365 * DAY_MS)).unwrap();
     pi.synchronize();
     let clock = pi.start(BTreeMap::new());
     let soon = || SystemTime::now() + Duration::from_secs(60);
@@ -102,11 +102,25 @@ fn a_floor_from_a_clock_that_was_set_wrongly_is_gone_once_the_clock_is_right() {
 }
 
 #[test]
-fn a_torn_floor_file_is_no_reason_not_to_start() {
+fn a_floor_file_that_is_damaged_or_cannot_be_true_counts_for_nothing() {
     let pi = Box::new(Duration::ZERO);
-    std::fs::write(pi.floor(), [0xff, 0x00, b'1']).unwrap();
-    let told = pi.start(BTreeMap::new()).trusted_now();
-    assert!(told >= UNIX_EPOCH + Duration::from_millis(BUILT_MS.unsigned_abs()));
+    let good = floor_line(wall_ms() + 365 * DAY_MS);
+    for damaged in [
+        &b"\xff\x001"[..],
+        b"",
+        b"17672256000001767\n",
+        floor_line(17_672_256_000_001_767).as_bytes(),
+        floor_line(WORN_OUT_MS + 1).as_bytes(),
+        floor_line(BUILT_MS - 1).as_bytes(),
+        &good.as_bytes()[1..],
+        &good.as_bytes()[..good.len() - 2],
+    ] {
+        std::fs::write(pi.floor(), damaged).unwrap();
+        let clock = pi.start(BTreeMap::new());
+        assert_eq!(clock.floor_ms(), BUILT_MS, "{:?}", String::from_utf8_lossy(damaged));
+    }
+    std::fs::write(pi.floor(), &good).unwrap();
+    assert_ne!(pi.start(BTreeMap::new()).floor_ms(), BUILT_MS);
 }
 
 #[test]

@@ -39,10 +39,8 @@ pub(super) async fn run(clock: Clock, buffer: Buffer, tls: ServerTls, cancel: Ca
             Change::Lost => tracing::warn!("the time daemon has lost its source; readings are marked"),
         }
         let now_true = matches!(change, Change::Synchronized { .. });
-        if (now_true || tick % FLOOR_EVERY_TICKS == 0)
-            && let Err(error) = clock.keep_floor()
-        {
-            tracing::warn!(%error, "the clock's floor could not be kept");
+        if now_true || tick % FLOOR_EVERY_TICKS == 0 {
+            keep_floor(clock.clone()).await;
         }
         if now_true || tick % RENEW_EVERY_TICKS == 0 {
             renew(tls.clone()).await;
@@ -59,6 +57,15 @@ async fn renew(tls: ServerTls) {
             tracing::error!(%error, "the certificates cannot be used; what was in force stays so")
         }
         Err(panic) => tracing::error!(%panic, "renewing the certificate"),
+    }
+}
+
+async fn keep_floor(clock: Clock) {
+    // It waits for the disk.
+    match tokio::task::spawn_blocking(move || clock.keep_floor()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "the clock's floor could not be kept"),
+        Err(panic) => tracing::error!(%panic, "keeping the clock's floor"),
     }
 }
 

@@ -62,7 +62,7 @@ fn clock_of(seconds: u64, source: config::ClockSource) -> Clock {
     let dir = tempfile::tempdir().unwrap();
     let settings = config::Clock { source, ..config::Clock::default() };
     let file = dir.path().join("floor");
-    std::fs::write(&file, format!("{}", seconds * 1_000)).unwrap();
+    std::fs::write(&file, crate::clock::floor_line(i64::try_from(seconds).unwrap() * 1_000)).unwrap();
     Clock::start(&settings, &file, BTreeMap::new()).unwrap()
 }
 
