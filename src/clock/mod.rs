@@ -152,6 +152,13 @@ impl Clock {
         time_of(if self.is_synchronized() { wall } else { wall.max(self.floor_ms()) })
     }
 
+    /// A time that is over for certain, by which ends may be judged: a wall clock that is not synchronised may be
+    /// years ahead, and then the floor is all that is known.
+    #[must_use]
+    pub fn certainly_past(&self) -> SystemTime {
+        time_of(if self.is_synchronized() { wall_ms() } else { self.floor_ms() })
+    }
+
     /// Asks the kernel or the time daemon; call it every second or so.
     pub fn look(&self) -> Change {
         let inner = &self.0;

@@ -24,7 +24,8 @@
 //! | `ca.pem` and `ca.key` | the listener refuses everybody and says why; forwarding goes on |
 //! | the operator's own | at the start as the line above, at a reload the old ones stay in force |
 //!
-//! All times are taken from [`Clock::trusted_now`]: the wall clock may say 1970.
+//! All times are taken from [`Clock::trusted_now`]: the wall clock may say 1970. It may also be ahead: the end of a
+//! device's certificate is judged by [`Clock::certainly_past`].
 
 mod authority;
 mod certificate;

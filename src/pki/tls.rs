@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Mutex, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
@@ -137,7 +138,7 @@ impl ServerTls {
     /// # Errors
     /// When it does not name exactly one device, or has expired since.
     pub fn device_of(&self, certificate: &CertificateDer<'_>) -> Result<DeviceId, NoDevice> {
-        device_of(certificate, self.0.clock.trusted_now().into())
+        device_of(certificate, self.0.clock.certainly_past().into())
     }
 
     fn refresh(&self, source: &Source) -> Result<Renewed, PkiError> {
@@ -203,9 +204,12 @@ struct TrustedTime(Clock);
 
 impl TimeProvider for TrustedTime {
     fn current_time(&self) -> Option<UnixTime> {
-        let since = self.0.trusted_now().duration_since(std::time::UNIX_EPOCH).ok()?;
-        Some(UnixTime::since_unix_epoch(since))
+        unix_time(self.0.trusted_now())
     }
+}
+
+fn unix_time(time: SystemTime) -> Option<UnixTime> {
+    time.duration_since(UNIX_EPOCH).ok().map(UnixTime::since_unix_epoch)
 }
 
 /// A certificate that a peer showed, whether it was believed or not.
@@ -238,7 +242,7 @@ pub async fn witness<T>(handshake: impl Future<Output = T>) -> (T, Option<Shown>
 }
 
 /// The usual verifier, which also notes for [`witness`] what it was shown, and does not let a clock
-/// that is behind refuse a certificate.
+/// that is wrong refuse a certificate: without synchronisation only an end before the floor counts.
 #[derive(Debug)]
 struct Verifier {
     usual: Arc<dyn ClientCertVerifier>,
@@ -281,17 +285,21 @@ impl ClientCertVerifier for Verifier {
             // Outside of `witness` nobody asks.
             SHOWN.try_with(|slot| slot.replace(Some(shown))).ok();
         }
-        let verdict = self.usual.verify_client_cert(end_entity, intermediates, now);
-        match verdict {
-            // The CA has signed this certificate, so it is at least as late as the certificate begins: better
-            // evidence than a clock that nobody vouches for.
-            Err(Error::InvalidCertificate(CertificateError::NotValidYetContext { not_before, .. }))
-                if !self.clock.is_synchronized() =>
-            {
-                self.usual.verify_client_cert(end_entity, intermediates, not_before)
-            }
-            verdict => verdict,
+        if self.clock.is_synchronized() {
+            return self.usual.verify_client_cert(end_entity, intermediates, now);
         }
+        let mut at = unix_time(self.clock.certainly_past()).unwrap_or(now);
+        for _ in 0..=intermediates.len() {
+            match self.usual.verify_client_cert(end_entity, intermediates, at) {
+                // The CA has signed this certificate, so it is at least as late as the certificate begins: better
+                // evidence than a clock that nobody vouches for.
+                Err(Error::InvalidCertificate(CertificateError::NotValidYetContext {
+                    not_before, ..
+                })) => at = not_before,
+                verdict => return verdict,
+            }
+        }
+        self.usual.verify_client_cert(end_entity, intermediates, at)
     }
 
     fn verify_tls12_signature(

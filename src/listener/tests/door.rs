@@ -264,6 +264,17 @@ async fn a_clock_that_is_behind_refuses_nobody() {
     assert!(matches!(outcome.await, Outcome::LetIn(..)));
 }
 
+#[tokio::test]
+async fn a_clock_that_is_ahead_refuses_nobody() {
+    let nobody_vouches = clock(ClockSource::File(PathBuf::from("/nowhere/synchronized")));
+    let gateway = Gateway::at(ClientAuth::Required, &nobody_vouches);
+    let mut params = params("pump");
+    params.not_after = OffsetDateTime::now_utc() - time::Duration::days(1);
+    let config = gateway.client(Some(sign(&gateway.ca, &params)));
+    let outcome = knock(&gateway, None, |address| stay(address, config));
+    assert!(matches!(outcome.await, Outcome::LetIn(..)));
+}
+
 #[test]
 fn old_versions_and_strange_suites_are_explained() {
     use rustls::{Error, PeerIncompatible};
