@@ -31,6 +31,9 @@ const WORN_OUT_MS: i64 = BUILT_MS + 30 * 365 * 86_400_000;
 #[cfg(test)]
 pub(crate) use floor::line as floor_line;
 
+/// The wall clock was set, if it and the boot clock have moved apart by more than this.
+const STEP_MS: u64 = 1_000;
+
 /// Where a time comes from that a sink is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimeQuality {
@@ -91,6 +94,13 @@ pub enum Change {
         /// Wall minus boot clock, milliseconds.
         offset_ms: i64,
     },
+    /// The wall clock was set while it was trustworthy: this boot's offset is another one.
+    Stepped {
+        /// The boot.
+        boot: BootId,
+        /// Wall minus boot clock, milliseconds.
+        offset_ms: i64,
+    },
     /// The time daemon has lost its source.
     Lost,
 }
@@ -123,12 +133,17 @@ impl Clock {
         Ok(clock)
     }
 
-    /// The present moment on both clocks.
+    /// The present moment on both clocks. It is synchronised only if the wall clock was not set since the last
+    /// [`Clock::look`].
     #[must_use]
     pub fn stamp(&self) -> Stamp {
-        let quality =
-            if self.is_synchronized() { ClockQuality::Synchronized } else { ClockQuality::Unsynchronized };
-        Stamp { wall_ms: wall_ms(), boot_ms: kernel::boottime_ms(), boot: self.0.boot, quality }
+        let (wall_ms, boot_ms) = (wall_ms(), kernel::boottime_ms());
+        let quality = if self.is_synchronized() && !self.has_stepped(offset_of(wall_ms, boot_ms)) {
+            ClockQuality::Synchronized
+        } else {
+            ClockQuality::Unsynchronized
+        };
+        Stamp { wall_ms, boot_ms, boot: self.0.boot, quality }
     }
 
     /// Whether the wall clock is synchronised, as of the last [`Clock::look`].
@@ -169,12 +184,17 @@ impl Clock {
                 ClockSource::Trusted => true,
             };
         let before = inner.synchronized.load(Ordering::Relaxed);
-        if synchronized && !before {
-            let offset_ms = wall_ms() - i64::try_from(kernel::boottime_ms()).unwrap_or(i64::MAX);
-            self.offsets_mut().insert(inner.boot, offset_ms);
+        let offset_ms = offset_of(wall_ms(), kernel::boottime_ms());
+        if synchronized && (!before || self.has_stepped(offset_ms)) {
+            let boot = inner.boot;
+            self.offsets_mut().insert(boot, offset_ms);
             // After the offset: whoever sees the flag finds the offset.
             inner.synchronized.store(true, Ordering::Release);
-            return Change::Synchronized { boot: inner.boot, offset_ms };
+            return if before {
+                Change::Stepped { boot, offset_ms }
+            } else {
+                Change::Synchronized { boot, offset_ms }
+            };
         }
         if !synchronized && before {
             inner.synchronized.store(false, Ordering::Release);
@@ -222,6 +242,11 @@ impl Clock {
         floor::write(&self.0.floor_file, floor)
     }
 
+    /// Whether this offset is not the one that was taken last.
+    fn has_stepped(&self, offset_ms: i64) -> bool {
+        self.offset().is_some_and(|(_, taken)| taken.abs_diff(offset_ms) > STEP_MS)
+    }
+
     fn floor_ms(&self) -> i64 {
         self.0.floor_ms.load(Ordering::Relaxed)
     }
@@ -229,6 +254,10 @@ impl Clock {
     fn offsets_mut(&self) -> std::sync::RwLockWriteGuard<'_, BTreeMap<BootId, i64>> {
         self.0.offsets.write().expect("no panic under this lock")
     }
+}
+
+fn offset_of(wall_ms: i64, boot_ms: u64) -> i64 {
+    wall_ms.saturating_sub_unsigned(boot_ms)
 }
 
 fn time_of(ms: i64) -> SystemTime {

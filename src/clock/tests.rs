@@ -124,6 +124,22 @@ fn a_floor_file_that_is_damaged_or_cannot_be_true_counts_for_nothing() {
 }
 
 #[test]
+fn a_wall_clock_that_was_set_is_noticed_and_believed_after_the_next_look() {
+    let pi = Box::new(Duration::ZERO);
+    pi.synchronize();
+    let clock = pi.start(BTreeMap::new());
+    let (boot, right) = clock.offset().unwrap();
+    // As if the wall clock had been an hour behind when the offset was taken, and was set since.
+    clock.offsets_mut().insert(boot, right - 3_600_000);
+    assert_eq!(clock.stamp().quality, ClockQuality::Unsynchronized);
+
+    assert!(matches!(clock.look(), Change::Stepped { boot: this, .. } if this == boot));
+    assert!(clock.offset().unwrap().1.abs_diff(right) < STEP_MS);
+    assert_eq!(clock.stamp().quality, ClockQuality::Synchronized);
+    assert_eq!(clock.look(), Change::None);
+}
+
+#[test]
 fn a_lost_source_is_noticed() {
     let pi = Box::new(Duration::ZERO);
     pi.synchronize();

@@ -36,9 +36,13 @@ pub(super) async fn run(clock: Clock, buffer: Buffer, tls: ServerTls, cancel: Ca
                 );
                 keep_offset(&buffer, boot, offset_ms).await;
             }
+            Change::Stepped { boot, offset_ms } => {
+                tracing::info!("the wall clock was set");
+                keep_offset(&buffer, boot, offset_ms).await;
+            }
             Change::Lost => tracing::warn!("the time daemon has lost its source; readings are marked"),
         }
-        let now_true = matches!(change, Change::Synchronized { .. });
+        let now_true = matches!(change, Change::Synchronized { .. } | Change::Stepped { .. });
         if now_true || tick % FLOOR_EVERY_TICKS == 0 {
             keep_floor(clock.clone()).await;
         }
