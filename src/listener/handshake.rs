@@ -1,11 +1,16 @@
 //! From an accepted socket to a peer with a name.
 
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
+use rustix::net::RecvFlags;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
+use super::share::{Share, Shares};
 use super::{Stream, reason};
 use crate::authorize::refusals::Refusal;
 use crate::authorize::{Identity, IdentityKind};
@@ -14,6 +19,19 @@ use crate::pki::{NoDevice, ServerTls, witness};
 
 /// The first byte of a TLS connection: a record that holds a handshake message (RFC 8446, 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
+
+/// A record is no longer (RFC 8446, 5.1).
+const MAX_RECORD_BYTES: u16 = 1 << 14;
+
+/// The part of all turns that the peers of one address may have.
+const TURNS_OF_AN_ADDRESS: usize = 4;
+
+/// A turn is kept for this part of the deadline, 5 s of 15 s, even if there are no others left. An ESP8266 computes
+/// for 1–2 s; the rest is for a slow network.
+const TURN: u32 = 3;
+
+/// How often is looked whether a turn that lasts too long is needed.
+const TURN_CHECK: Duration = Duration::from_millis(100);
 
 /// What became of a connection at the door.
 pub(super) enum Outcome {
@@ -31,6 +49,19 @@ pub(super) struct Door {
     timeout: Duration,
     max_handshakes: usize,
     handshakes: Semaphore,
+    turns: Shares<IpAddr>,
+}
+
+/// What a peer has said first.
+enum Opening {
+    /// Nothing, and it has closed the connection.
+    Nothing,
+    /// A whole TLS record.
+    Record,
+    /// Less than a TLS record, and it has closed the connection.
+    Torn,
+    /// Something else that begins with this byte.
+    NotTls(u8),
 }
 
 impl Door {
@@ -41,39 +72,59 @@ impl Door {
             timeout: settings.handshake_timeout,
             max_handshakes: settings.max_handshakes,
             handshakes: Semaphore::new(settings.max_handshakes),
+            turns: Shares::new((settings.max_handshakes / TURNS_OF_AN_ADDRESS).max(1)),
         }
     }
 
-    /// Waits for the first byte, then for a turn, then for the handshake; all of it within one deadline.
-    pub(super) async fn let_in(&self, stream: TcpStream) -> Outcome {
-        let deadline = tokio::time::Instant::now() + self.timeout;
+    /// Waits for the first message, then for a turn, then for the handshake; all of it within one deadline.
+    pub(super) async fn let_in(&self, stream: TcpStream, origin: IpAddr) -> Outcome {
+        let deadline = Instant::now() + self.timeout;
         let seconds = self.timeout.as_secs_f32();
-        match tokio::time::timeout_at(deadline, first_byte(&stream)).await {
+        match tokio::time::timeout_at(deadline, opening(&stream)).await {
             Err(_) => {
-                let detail = format!("it said nothing for {seconds} s");
+                let detail = format!("its first message did not come, or not whole, in {seconds} s");
                 return Outcome::Refused(Refusal::HandshakeTimeout, detail);
             }
-            Ok(Ok(Some(TLS_HANDSHAKE))) => {}
-            Ok(Ok(Some(byte))) => {
+            Ok(Ok(Opening::Record)) => {}
+            Ok(Ok(Opening::NotTls(byte))) => {
                 let port = stream.local_addr().map_or(0, |address| address.port());
                 return Outcome::Refused(Refusal::NotTls, reason::of_first_byte(byte, port));
             }
-            Ok(Ok(None) | Err(_)) => return Outcome::Gone,
+            Ok(Ok(Opening::Torn)) => {
+                let detail = "it closed the connection in the middle of its first message".to_owned();
+                return Outcome::Refused(Refusal::HandshakeAborted, detail);
+            }
+            Ok(Ok(Opening::Nothing) | Err(_)) => return Outcome::Gone,
         }
-        let Ok(turn) = tokio::time::timeout_at(deadline, self.handshakes.acquire()).await else {
+        let turn = async {
+            let share = self.turns.take(origin).await;
+            (share, self.handshakes.acquire().await.expect("the semaphore is never closed"))
+        };
+        let Ok((share, _turn)) = tokio::time::timeout_at(deadline, turn).await else {
             let detail = format!(
-                "it waited {seconds} s for its turn: {} handshakes were under way",
-                self.max_handshakes
+                "it waited {seconds} s for its turn: of {} handshakes at once its address may have {}",
+                self.max_handshakes,
+                self.turns.each()
             );
             return Outcome::Refused(Refusal::TooManyHandshakes, detail);
         };
-        let _turn = turn.expect("the semaphore is never closed");
-        match tokio::time::timeout_at(deadline, self.handshake(stream)).await {
-            Ok(outcome) => outcome,
-            Err(_) => {
-                let detail = format!("the TLS handshake was not done in {seconds} s");
+        let taken = Instant::now();
+        tokio::select! {
+            outcome = self.handshake(stream) => outcome,
+            () = self.turn_is_over(&share, deadline) => {
+                let seconds = taken.elapsed().as_secs_f32();
+                let detail = format!("the TLS handshake was not done in {seconds:.1} s");
                 Outcome::Refused(Refusal::HandshakeTimeout, detail)
             }
+        }
+    }
+
+    /// Until the deadline, or before it if no turn is left to others: so peers that begin a handshake and
+    /// go no further do not keep everybody else waiting for long.
+    async fn turn_is_over(&self, share: &Share<IpAddr>, deadline: Instant) {
+        tokio::time::sleep_until(deadline.min(Instant::now() + self.timeout / TURN)).await;
+        while Instant::now() < deadline && self.handshakes.available_permits() > 0 && !share.is_last() {
+            tokio::time::sleep_until(deadline.min(Instant::now() + TURN_CHECK)).await;
         }
     }
 
@@ -119,9 +170,33 @@ impl Door {
     }
 }
 
-/// Looks at the first byte without taking it; `None` if the peer has closed.
-async fn first_byte(stream: &TcpStream) -> io::Result<Option<u8>> {
-    let mut byte = [0];
-    let count = stream.peek(&mut byte).await?;
-    Ok((count > 0).then_some(byte[0]))
+/// Waits for the first record without taking it: until it is whole it costs the kernel's memory, and not a turn.
+async fn opening(stream: &TcpStream) -> io::Result<Opening> {
+    loop {
+        let closed = stream.ready(Interest::READABLE).await?.is_read_closed();
+        // "Would block" waits for the next segment.
+        match stream.try_io(Interest::READABLE, || look(stream, closed)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            looked => return looked,
+        }
+    }
+}
+
+fn look(stream: &TcpStream, closed: bool) -> io::Result<Opening> {
+    let mut header = [0; 5];
+    let (_, count) = rustix::net::recv(stream, &mut header, RecvFlags::PEEK)?;
+    match header[..count] {
+        [] => Ok(Opening::Nothing),
+        [TLS_HANDSHAKE, _, _, high, low] if has_come(stream, u16::from_be_bytes([high, low]))? => {
+            Ok(Opening::Record)
+        }
+        [TLS_HANDSHAKE, ..] if closed => Ok(Opening::Torn),
+        [TLS_HANDSHAKE, ..] => Err(io::ErrorKind::WouldBlock.into()),
+        [byte, ..] => Ok(Opening::NotTls(byte)),
+    }
+}
+
+/// Whether a record with a body of so many bytes has come. One that is too long is left to rustls to refuse.
+fn has_come(stream: &TcpStream, body: u16) -> io::Result<bool> {
+    Ok(rustix::io::ioctl_fionread(stream)? >= 5 + u64::from(body.min(MAX_RECORD_BYTES)))
 }

@@ -1,12 +1,16 @@
 //! Accepts connections, and lets in whom TLS can vouch for.
 //!
 //! Before a peer has shown who it is, it costs a socket and a small task: no TLS state is made until its first
-//! byte has come, and only [`config::Listener::max_handshakes`] are in the middle of a handshake. So a silent
-//! connection, or a thousand of them, keep nobody else from connecting. The state of the handshake is freed
-//! when it is over.
+//! message has come, and only [`config::Listener::max_handshakes`] are in the middle of a handshake, a quarter of
+//! them from one address. So a silent connection, or a thousand of them, keep nobody else from connecting.
+//! The state of the handshake is freed when it is over.
+//!
+//! What is left to an attacker: whole first messages from four addresses or more keep all turns taken for a third of
+//! [`config::Listener::handshake_timeout`] each. Those who wait then get theirs in the order in which they came.
 
 mod handshake;
 mod reason;
+mod share;
 mod stream;
 
 #[cfg(test)]
@@ -133,7 +137,7 @@ impl Listener {
                 let outcome = tokio::select! {
                     biased;
                     () = cancel.cancelled() => return,
-                    outcome = Box::pin(door.let_in(stream)) => outcome,
+                    outcome = Box::pin(door.let_in(stream, share::origin(address.ip()))) => outcome,
                 };
                 drop(door);
                 match outcome {

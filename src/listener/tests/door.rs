@@ -16,8 +16,8 @@ where
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
     let at_the_door = async {
-        let (stream, _) = socket.accept().await.unwrap();
-        door.let_in(stream).await
+        let (stream, peer) = socket.accept().await.unwrap();
+        door.let_in(stream, peer.ip()).await
     };
     // The knocker holds its end until the door has decided.
     let mut knocking = std::pin::pin!(knock(address));
@@ -96,6 +96,9 @@ async fn a_peer_that_says_nothing_and_goes_is_nobodys_fault() {
     assert!(matches!(outcome.await, Outcome::Gone));
 }
 
+/// A whole TLS record with the first bytes of a ClientHello.
+pub(super) const BEGINNING: &[u8] = b"\x16\x03\x01\x00\x05\x01\x00\x01\x00\x03";
+
 /// What becomes of a peer that has sent `bytes`, and sends no more.
 async fn stuck_after(bytes: &[u8], max_handshakes: usize) -> (Refusal, String) {
     let handshake_timeout = Duration::from_millis(50);
@@ -104,14 +107,16 @@ async fn stuck_after(bytes: &[u8], max_handshakes: usize) -> (Refusal, String) {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut stream = TcpStream::connect(socket.local_addr().unwrap()).await.unwrap();
     stream.write_all(bytes).await.unwrap();
-    let (accepted, _) = socket.accept().await.unwrap();
-    refused(soon(door.let_in(accepted)).await)
+    let (accepted, peer) = socket.accept().await.unwrap();
+    refused(soon(door.let_in(accepted, peer.ip())).await)
 }
 
 #[tokio::test]
 async fn a_peer_that_is_slow_has_a_deadline() {
-    for (bytes, words) in [(&b""[..], "said nothing"), (b"\x16\x03\x01", "not done in")] {
-        let (reason, detail) = stuck_after(bytes, 1).await;
+    for (bytes, words) in
+        [(&b""[..], "first message"), (b"\x16\x03\x01", "first message"), (BEGINNING, "not done in")]
+    {
+        let (reason, detail) = stuck_after(bytes, 64).await;
         assert_eq!(reason, Refusal::HandshakeTimeout);
         assert!(detail.contains(words), "{detail}");
     }
@@ -119,7 +124,7 @@ async fn a_peer_that_is_slow_has_a_deadline() {
 
 #[tokio::test]
 async fn a_peer_whose_turn_does_not_come_is_told_apart_from_a_slow_one() {
-    let (reason, detail) = stuck_after(b"\x16\x03\x01", 0).await;
+    let (reason, detail) = stuck_after(BEGINNING, 0).await;
     assert_eq!(reason, Refusal::TooManyHandshakes, "{detail}");
 }
 
@@ -230,13 +235,15 @@ async fn a_client_that_does_not_trust_us_is_told_apart() {
 #[tokio::test]
 async fn a_client_that_leaves_in_the_middle_is_told_apart() {
     let gateway = Gateway::new(ClientAuth::Required);
-    let outcome = knock(&gateway, None, |address| async move {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(b"\x16\x03\x01").await.unwrap();
-    });
-    let (reason, detail) = refused(outcome.await);
-    assert_eq!(reason, Refusal::HandshakeAborted);
-    assert!(detail.contains("does it trust ca.pem?"), "{detail}");
+    for (bytes, words) in [(&BEGINNING[..3], "first message"), (BEGINNING, "does it trust ca.pem?")] {
+        let outcome = knock(&gateway, None, |address| async move {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(bytes).await.unwrap();
+        });
+        let (reason, detail) = refused(outcome.await);
+        assert_eq!(reason, Refusal::HandshakeAborted);
+        assert!(detail.contains(words), "{detail}");
+    }
 }
 
 #[tokio::test]

@@ -99,6 +99,44 @@ async fn silent_connections_keep_nobody_from_connecting() {
     answers(&mut running.device("pump").await).await;
 }
 
+/// Peers at 127.0.0.2 that say something, and then no more.
+async fn stuck(address: SocketAddr, bytes: &[u8]) -> Vec<TcpStream> {
+    let mut stuck = Vec::new();
+    for _ in 0..20 {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let mut stream = socket.connect(address).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        stuck.push(stream);
+    }
+    stuck
+}
+
+#[tokio::test]
+async fn handshakes_that_get_stuck_keep_nobody_else_from_connecting() {
+    let never = Duration::from_secs(86_400);
+    let settings =
+        config::Listener { max_handshakes: 4, handshake_timeout: never, ..config::Listener::default() };
+    let running = Running::start(Gateway::new(ClientAuth::Required), &settings);
+    let half = stuck(running.address, &door::BEGINNING[..3]).await;
+    let whole = stuck(running.address, door::BEGINNING).await;
+    answers(&mut running.device("pump").await).await;
+    drop((half, whole));
+}
+
+#[tokio::test]
+async fn a_stuck_handshake_gives_its_turn_up_before_its_deadline_when_none_is_left() {
+    let handshake_timeout = 3 * PATIENCE / 10;
+    let settings = config::Listener { max_handshakes: 1, handshake_timeout, ..config::Listener::default() };
+    let running = Running::start(Gateway::new(ClientAuth::Required), &settings);
+    let begin = Instant::now();
+    let mut first = TcpStream::connect(running.address).await.unwrap();
+    first.write_all(door::BEGINNING).await.unwrap();
+    ends(first).await;
+    assert!(begin.elapsed() < handshake_timeout, "{:?}", begin.elapsed());
+    running.refused(Refusal::HandshakeTimeout, 1).await;
+}
+
 #[tokio::test]
 async fn peers_that_are_refused_disturb_nobody() {
     let running = Running::start(Gateway::new(ClientAuth::Required), &config::Listener::default());
