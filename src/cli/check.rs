@@ -54,7 +54,7 @@ fn beyond_the_text(config: &Config, found: &mut Vec<String>) {
     match gateway::offline_clock(config) {
         Ok(clock) => {
             found.extend(
-                Pki::problems(&config.pki, clock.trusted_now())
+                Pki::problems(&gateway::pki_dir(config), &config.pki, clock.trusted_now())
                     .iter()
                     .map(|problem| format!("pki: {problem}")),
             );

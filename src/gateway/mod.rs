@@ -170,6 +170,9 @@ impl Gateway {
         if let Err(unavailable) = tls.current() {
             tracing::error!(%unavailable, "no device can connect until this is mended");
         }
+        if let Some(problem) = pki.signing_problem() {
+            tracing::error!(%problem, "no device can be added, and no certificate renewed, until this is mended");
+        }
         if let Some(warning) = Pki::names_to_know(&config.pki) {
             tracing::warn!("pki.server_cert: {warning}");
         }

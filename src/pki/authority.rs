@@ -103,6 +103,12 @@ impl Authority {
             let pair = KeyPair::generate().map_err(|error| internal(&error))?;
             files::create(key, pair.serialize_pem().as_bytes(), FileMode::Secret)?;
         }
+        if let Err(error) = read_key(key)
+            && error.is_damage()
+        {
+            warn!(%error, "the CA's certificate is missing and its key is damaged: no CA");
+            return Ok(());
+        }
         // A key without a certificate: the first start was cut short, or the certificate was lost. The same key
         // and name make a certificate that verifies all that the old one did.
         let name = provisioned.map(|(_, issuer)| issuer);
@@ -113,6 +119,19 @@ impl Authority {
     pub(super) fn load(at: &AuthorityFiles) -> Result<Self, PkiError> {
         let certificates = at.read().map_err(|error| at.explain(error))?;
         Ok(Self { signer: Signer::load(at, &certificates), certificates })
+    }
+
+    /// What is wrong with a CA of ours that [`Authority::prepare`] cannot make good. None is no problem.
+    pub(super) fn lasting_problem(at: &AuthorityFiles) -> Option<PkiError> {
+        let key = at.key.as_deref().expect("a CA of ours has a key file");
+        if !at.certificate.exists() && !key.exists() && signed_by_us(&at.dir).is_none() {
+            return None;
+        }
+        match Self::load(at) {
+            Ok(authority) => authority.into_signing_problem(),
+            Err(error) if error.is_damage() && read_key(key).is_ok() => None,
+            Err(error) => Some(error),
+        }
     }
 
     /// Signs a certificate for a public key. Its end is no later than the CA's own.
@@ -213,15 +232,7 @@ impl Signer {
             let text = "this gateway cannot sign: `pki.ca_key` is not set. Set it, or sign with the CA where its key is";
             return Err(PkiError::Settings(text.to_owned()));
         };
-        let key = read_key(path).map_err(|error| match error {
-            PkiError::File { path, wrong, remedy } if !at.own => {
-                let remedy = format!(
-                    "restore ca.key from a backup ({remedy}); devices that have a certificate go on working"
-                );
-                PkiError::File { path, wrong, remedy }
-            }
-            other => other,
-        })?;
+        let key = read_key(path).map_err(|error| if at.own { error } else { explain_key(path, error) })?;
         if files::is_open_to_others(path) {
             warn!(file = %path.display(), "the CA's key can be read by others: chmod 600");
         }
@@ -237,6 +248,19 @@ impl Signer {
         let wrong = format!("the key is not that of the certificate in {}", at.certificate.display());
         Err(PkiError::file(path, wrong, "give the key and the certificate of one CA"))
     }
+}
+
+/// What a damaged or lost key of ours means for the operator.
+fn explain_key(path: &Path, error: PkiError) -> PkiError {
+    let (wrong, hint) = match error {
+        PkiError::File { wrong, remedy, .. } => (wrong, format!(" ({remedy})")),
+        missing if missing.is_missing() => ("it is missing".to_owned(), String::new()),
+        other => return other,
+    };
+    let remedy = format!(
+        "nothing can be signed: restore ca.key from a backup{hint}; devices that have a certificate go on working"
+    );
+    PkiError::file(path, wrong, remedy)
 }
 
 /// The certificate has to allow what it is used for.

@@ -113,12 +113,16 @@ impl Pki {
         Ok(pki)
     }
 
-    /// What is wrong with the certificates that the settings name, without changing or making any.
+    /// What is wrong with the certificates in `dir` and with those that the settings name, without changing or
+    /// making any. What a start makes good by itself is no problem.
     #[must_use]
-    pub fn problems(settings: &config::Pki, now: std::time::SystemTime) -> Vec<PkiError> {
+    pub fn problems(dir: &Path, settings: &config::Pki, now: std::time::SystemTime) -> Vec<PkiError> {
         let mut problems = Vec::new();
-        if settings.ca_cert.is_some() {
-            match Authority::load(&AuthorityFiles::of(Path::new(""), settings)) {
+        let authority = AuthorityFiles::of(dir, settings);
+        if settings.ca_cert.is_none() {
+            problems.extend(Authority::lasting_problem(&authority));
+        } else {
+            match Authority::load(&authority) {
                 Ok(authority) if settings.ca_key.is_some() => {
                     problems.extend(authority.into_signing_problem());
                 }
@@ -143,6 +147,16 @@ impl Pki {
     #[must_use]
     pub fn server_tls(&self, client_auth: ClientAuth) -> ServerTls {
         ServerTls::new(self.clone(), client_auth)
+    }
+
+    /// Why no certificate can be made, although this gateway is meant to: `None` too if it is not, and if there
+    /// is no CA at all, which [`ServerTls::current`] tells.
+    #[must_use]
+    pub fn signing_problem(&self) -> Option<PkiError> {
+        if self.settings.ca_cert.is_some() && self.settings.ca_key.is_none() {
+            return None;
+        }
+        Authority::load(&self.authority_files()).ok()?.into_signing_problem()
     }
 
     /// Makes a key and a certificate for a device. The key is returned, and not kept.

@@ -97,6 +97,55 @@ fn without_a_sound_ca_key_devices_are_served_and_signing_says_what_to_do() {
     }
 }
 
+fn problems(place: &Place) -> String {
+    let problems = Pki::problems(&place.path(""), &place.settings, SystemTime::now());
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn a_damaged_or_lost_ca_key_is_a_problem_before_anybody_has_to_sign() {
+    let whole = Place::new();
+    assert_eq!(problems(&whole), "", "no CA yet");
+    assert!(!whole.path("").exists(), "looking makes nothing");
+    assert!(whole.open().signing_problem().is_none());
+    assert_eq!(problems(&whole), "");
+    for how in ["lost"].iter().chain(&WAYS) {
+        let place = Place::new();
+        place.open();
+        match *how {
+            "lost" => std::fs::remove_file(place.path("ca.key")).unwrap(),
+            how => damage(&place.path("ca.key"), how),
+        }
+        let (found, pki) = (problems(&place), place.open());
+        let told = [
+            found,
+            pki.signing_problem().unwrap().to_string(),
+            pki.issue_device(&id("a")).unwrap_err().to_string(),
+        ];
+        for problem in told {
+            assert!(problem.contains("ca.key") && problem.contains("from a backup"), "{how}: {problem}");
+        }
+    }
+}
+
+#[test]
+fn a_damaged_ca_key_without_its_certificate_does_not_keep_the_pki_from_opening() {
+    let place = Place::new();
+    place.open();
+    damage(&place.path("ca.key"), "zeros");
+    std::fs::remove_file(place.path("ca.pem")).unwrap();
+    assert!(problems(&place).contains("ca.pem"), "{}", problems(&place));
+    place.open().server_tls(ClientAuth::Required).current().unwrap_err();
+}
+
+#[test]
+fn what_a_start_makes_good_is_no_problem() {
+    let place = Place::new();
+    place.open();
+    std::fs::remove_file(place.path("ca.pem")).unwrap();
+    assert_eq!(problems(&place), "");
+}
+
 #[test]
 fn without_any_ca_the_pki_opens_and_tls_says_what_to_do() {
     let place = Place::new();

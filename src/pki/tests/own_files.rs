@@ -42,7 +42,7 @@ impl Own {
     }
 
     fn problems(&self) -> String {
-        let problems = Pki::problems(&self.place.settings, SystemTime::now());
+        let problems = Pki::problems(&self.place.path(""), &self.place.settings, SystemTime::now());
         problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     }
 }
