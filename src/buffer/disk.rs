@@ -5,8 +5,8 @@
 //! store/             the key-value store
 //! store.damaged-<n>  what could not be trusted, set aside; the newest three
 //! store.rebuild/     a store in the making: worthless until it is renamed to `store`
-//! tail               how far readings were acknowledged: end 8 │ CRC-32C 4. Written after each commit and not
-//!                    synced, so it may lag behind the store but is never ahead of an honest disk
+//! tail               how far readings were acknowledged: end 8 │ epoch 8 │ CRC-32C 4. Written after each commit
+//!                    and not synced, so it may lag behind the store but is never ahead of an honest disk
 //! ballast            space that is given up to get out of a full disk
 //! ```
 
@@ -36,6 +36,14 @@ pub(super) struct Disk {
     tail: File,
     #[cfg(test)]
     pub(super) faults: std::sync::Arc<Faults>,
+}
+
+/// What the file `tail` says.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tail {
+    /// One past the highest number that was acknowledged.
+    pub(super) end: Seq,
+    pub(super) epoch: u64,
 }
 
 /// What tests make go wrong.
@@ -98,19 +106,25 @@ impl Disk {
         file.sync_data()
     }
 
-    /// One past the highest number that is known to have been acknowledged, if the mark can be read.
-    pub(super) fn tail(&self) -> Option<Seq> {
-        let mut mark = [0; 12];
-        self.tail.read_exact_at(&mut mark, 0).ok()?;
-        let (end, checksum) = mark.split_first_chunk::<8>()?;
-        (crc32c::crc32c(end).to_le_bytes() == checksum).then(|| Seq::from_le_bytes(*end))
+    /// How far readings are known to have been acknowledged; nothing if the mark cannot be read.
+    pub(super) fn tail(&self) -> Tail {
+        let mut mark = [0; 20];
+        let read = self.tail.read_exact_at(&mut mark, 0);
+        let (numbers, checksum) = mark.split_at(16);
+        if read.is_err() || crc32c::crc32c(numbers).to_le_bytes() != checksum {
+            return Tail { end: 1, epoch: 0 };
+        }
+        let number = |at: usize| u64::from_le_bytes(*numbers[at..].first_chunk().expect("16 bytes"));
+        Tail { end: number(0).max(1), epoch: number(8) }
     }
 
     /// A mark that cannot be written is only staler: that is what it may be at any time.
-    pub(super) fn set_tail(&self, end: Seq) {
-        let mut mark = [0; 12];
-        mark[..8].copy_from_slice(&end.to_le_bytes());
-        mark[8..].copy_from_slice(&crc32c::crc32c(&end.to_le_bytes()).to_le_bytes());
+    pub(super) fn set_tail(&self, tail: Tail) {
+        let mut mark = [0; 20];
+        mark[..8].copy_from_slice(&tail.end.to_le_bytes());
+        mark[8..16].copy_from_slice(&tail.epoch.to_le_bytes());
+        let checksum = crc32c::crc32c(&mark[..16]);
+        mark[16..].copy_from_slice(&checksum.to_le_bytes());
         self.tail.write_all_at(&mark, 0).ok();
     }
 

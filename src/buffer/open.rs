@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::commit;
 use super::cursor::{Cursor, Fate};
-use super::disk::Disk;
+use super::disk::{Disk, Tail};
 use super::frame::{Kind, key};
 use super::group::Intake;
 use super::ledger::{Book, Ledger, Sink, State};
@@ -85,11 +85,12 @@ pub(super) fn open_store(disk: &Disk, sinks: &[SinkName]) -> Result<(Store, Book
         opened => opened?,
     };
     join(&mut book, sinks);
-    book.state.epoch = next_epoch(book.state.epoch);
+    book.state.epoch = next_epoch(book.state.epoch.max(disk.tail().epoch));
     if let Err(error) = commit::begin(&store, disk, &mut book) {
         store.discard();
         return Err(error);
     }
+    disk.set_tail(Tail { end: book.state.end, epoch: book.state.epoch });
     if Store::has_blobs(&disk.store()) {
         findings.push("the store has put values into blobs/, which is never synced".to_owned());
     }
@@ -99,7 +100,7 @@ pub(super) fn open_store(disk: &Disk, sinks: &[SinkName]) -> Result<(Store, Book
 
 /// What is known without the store: the names of the sinks.
 fn unknown(disk: &Disk, sinks: &[SinkName]) -> Book {
-    let state = State { end: disk.tail().unwrap_or(1), ..State::default() };
+    let state = State { end: disk.tail().end, ..State::default() };
     let sink = || Sink { cursor: Cursor::new(state.end), dirty: false, taken: false };
     let sinks = sinks.iter().map(|name| (name.clone(), sink())).collect();
     Book { state, sinks, ..Book::default() }
@@ -111,7 +112,7 @@ fn open_or_rebuild(disk: &Disk) -> Result<(Store, Book, Vec<String>), StoreError
     let why = if disk.was_interrupted()? {
         "its rebuilding was interrupted".to_owned()
     } else {
-        match open_checked(disk, disk.tail().unwrap_or(1)) {
+        match open_checked(disk, disk.tail().end) {
             Ok((store, book)) => return Ok((store, book, Vec::new())),
             Err(error) if error.needs_rebuild() => error.to_string(),
             Err(error) => return Err(error),
@@ -160,12 +161,20 @@ pub(super) fn reopen(
     end: Seq,
     rebuild: Option<&str>,
 ) -> Result<Store, StoreError> {
-    let Some(why) = rebuild else {
-        let (store, found) = open_checked(disk, end)?;
-        ledger.book().set_state(found.state);
-        return Ok(store);
+    // Opening may overwrite what a salvage could still find.
+    let tip = newest_segments(&disk.store())?;
+    let why = match rebuild {
+        Some(why) => why.to_owned(),
+        None => match open_checked(disk, end) {
+            Ok((store, found)) => {
+                ledger.book().set_state(found.state);
+                return Ok(store);
+            }
+            Err(error) if error.needs_rebuild() => error.to_string(),
+            Err(error) => return Err(error),
+        },
     };
-    let rebuilt = salvage::rebuild(disk, Some(end), why, &[])?;
+    let rebuilt = salvage::rebuild(disk, Some(end), &why, &tip)?;
     rebuilt.findings.iter().for_each(|finding| tracing::warn!("{finding}"));
     let mut book = ledger.book();
     let epoch = book.state.epoch;

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use super::block::Header;
 use super::cursor::Cursor;
-use super::disk::Disk;
+use super::disk::{Disk, Tail};
 use super::frame::{self, Fields, Frame, Kind, MAGIC, MAX_VALUE, key};
 use super::ledger::{Book, State};
 use super::ranges::Ranges;
@@ -60,6 +60,9 @@ pub(super) fn rebuild(
     for (offset, bytes) in tip {
         keep_tip(&disk.store().join(format!("db.{offset}")), bytes)?;
     }
+    if !tip.is_empty() {
+        File::open(disk.store())?.sync_all()?;
+    }
     let aside = disk.set_aside()?;
     disk.drop_ballast();
     let target = disk.rebuild();
@@ -90,7 +93,7 @@ pub(super) fn rebuild(
     store.sync(disk)?;
     store.discard();
     disk.install()?;
-    disk.set_tail(state.end);
+    disk.set_tail(Tail { end: state.end, epoch: state.epoch });
     let kept = state.end - 1 - state.removed.total_within(1, state.end);
     findings.push(format!("{kept} readings were recovered"));
     let store = Store::open(&disk.store())?;
@@ -125,7 +128,9 @@ impl Source {
         if state.end == 0 {
             state.removed = self.settled_by_all();
         }
-        state.end = end.unwrap_or_else(|| state.end.max(disk.tail().unwrap_or(1)).max(1));
+        let tail = disk.tail();
+        state.epoch = state.epoch.max(tail.epoch);
+        state.end = end.unwrap_or_else(|| state.end.max(tail.end));
         (state.keys, state.live_bytes, state.letters) = (0, 0, 0);
 
         let mut present = Ranges::default();

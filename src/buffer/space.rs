@@ -41,6 +41,7 @@ pub(super) struct Space {
     /// The live bytes at which the disk became scarce.
     scarce_at: Option<u64>,
     no_space: bool,
+    said_so: bool,
     refusing: bool,
     /// The newest reading's stamp, and when it came: the buffer has no clock of its own.
     now: Option<(Stamp, Instant)>,
@@ -58,6 +59,7 @@ impl Space {
             taken: 0,
             scarce_at: None,
             no_space: false,
+            said_so: false,
             refusing: false,
             now: None,
         }
@@ -128,6 +130,11 @@ impl Space {
         // Whoever was refused gets in again only when there is room for some.
         let cap = if self.refusing { self.cap() - self.cap() / 64 } else { self.cap() };
         let full = self.policy == FullPolicy::RefuseNew && (live >= cap || keys >= MAX_KEYS);
+        if self.no_space || self.said_so {
+            self.said_so = self.no_space;
+            let what = || "the disk is full: nothing is taken until there is room".to_owned();
+            hub.ledger.book().trouble = self.no_space.then(what);
+        }
         let refusing = full || self.no_space;
         if refusing != self.refusing {
             self.refusing = refusing;

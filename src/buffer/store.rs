@@ -116,15 +116,22 @@ impl Store {
             .flush_every_ms(if cfg!(test) { None } else { Some(FLUSH_MS) })
             .use_compression(false);
         let db = open_unlocked(&config)?;
-        let file = File::open(dir.join("db"))?;
-        file.sync_all()?;
-        File::open(dir.join("conf"))?.sync_all()?;
-        for ancestor in dir.ancestors().take(3) {
-            if !ancestor.as_os_str().is_empty() {
-                File::open(ancestor)?.sync_all()?;
+        match File::open(dir.join("db")) {
+            Ok(file) => {
+                let store = Self { db, file };
+                match sync_created(&store.file, dir) {
+                    Ok(()) => Ok(store),
+                    Err(error) => {
+                        store.discard();
+                        Err(StoreError::Sync(error))
+                    }
+                }
+            }
+            Err(error) => {
+                close(db);
+                Err(error.into())
             }
         }
-        Ok(Self { db, file })
     }
 
     /// Applies a batch; it is on disk only after [`Store::sync`].
@@ -156,22 +163,9 @@ impl Store {
         disk.sync_data(&self.file).map_err(StoreError::Sync)
     }
 
-    /// Closes the store. sled ends its threads then, and may panic or wait for ever after an error: it gets some
-    /// time, and if that was not enough (false) this directory cannot be opened again by this process.
+    /// Closes the store; when it does not close (false), this directory cannot be opened again by this process.
     pub(super) fn discard(self) -> bool {
-        let (done, wait) = std::sync::mpsc::sync_channel::<()>(1);
-        let drop_it = move || {
-            let _done = done;
-            fenced(|| {
-                drop(self.db);
-                Ok(())
-            })
-        };
-        match std::thread::Builder::new().name("store-drop".to_owned()).spawn(drop_it) {
-            // The channel closes when the thread is through.
-            Ok(_) => wait.recv_timeout(DISCARD_PATIENCE) != Err(RecvTimeoutError::Timeout),
-            Err(_) => true,
-        }
+        close(self.db)
     }
 
     /// Whether a value was too large for the store's log: such a file is never synced.
@@ -293,6 +287,33 @@ impl Store {
             fetched.missing.push((expected, to));
         }
         Ok(fetched)
+    }
+}
+
+/// sled creates files without a sync.
+fn sync_created(file: &File, dir: &Path) -> io::Result<()> {
+    file.sync_all()?;
+    File::open(dir.join("conf"))?.sync_all()?;
+    for ancestor in dir.ancestors().take(3).filter(|ancestor| !ancestor.as_os_str().is_empty()) {
+        File::open(ancestor)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// sled ends its threads when it is closed, and may panic or wait for ever after an error: it gets some time.
+fn close(db: sled::Db) -> bool {
+    let (done, wait) = std::sync::mpsc::sync_channel::<()>(1);
+    let drop_it = move || {
+        let _done = done;
+        fenced(|| {
+            drop(db);
+            Ok(())
+        })
+    };
+    match std::thread::Builder::new().name("store-drop".to_owned()).spawn(drop_it) {
+        // The channel closes when the thread is through.
+        Ok(_) => wait.recv_timeout(DISCARD_PATIENCE) != Err(RecvTimeoutError::Timeout),
+        Err(_) => true,
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::block::{Block, Packer};
-use super::disk::Disk;
+use super::disk::{Disk, Tail};
 use super::group::{Group, Intake, Wakeup};
 use super::ledger::Ledger;
 use super::space::Space;
@@ -213,7 +213,8 @@ impl Keeper {
                 group.release();
                 self.spare = Some(group);
                 self.ends.send_replace(end);
-                self.disk.set_tail(end);
+                let epoch = self.hub.ledger.book().state.epoch;
+                self.disk.set_tail(Tail { end, epoch });
                 self.hub.intake.announce_room();
             }
             Ok(()) => self.held = Some(group),
