@@ -88,7 +88,9 @@ impl Space {
         };
         let scarce = free < self.min_free.max(SCARCE_FREE) || used > self.max_bytes;
         self.scarce_at = scarce.then(|| self.scarce_at.unwrap_or(live));
-        self.no_space = free < LEAST_FREE;
+        // A file that is larger than what lives in it has room inside.
+        let inside = used.saturating_sub(live.saturating_mul(FILE_PER_LIVE));
+        self.no_space = free.saturating_add(inside) < LEAST_FREE;
         if !disk.has_ballast() && free > self.min_free.max(SCARCE_FREE).saturating_add(BALLAST_BYTES) {
             // Without it nothing is lost but a way out; the next look tries again.
             if let Err(error) = disk.make_ballast() {
