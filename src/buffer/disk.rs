@@ -46,6 +46,27 @@ pub(super) struct Tail {
     pub(super) epoch: u64,
 }
 
+impl Tail {
+    fn read(file: &File) -> Option<Self> {
+        let mut mark = [0; 20];
+        file.read_exact_at(&mut mark, 0).ok()?;
+        let (numbers, checksum) = mark.split_at(16);
+        let number = |at: usize| Some(u64::from_le_bytes(*numbers[at..].first_chunk()?));
+        let sound = crc32c::crc32c(numbers).to_le_bytes() == checksum;
+        let tail = Self { end: number(0)?, epoch: number(8)? };
+        (sound && tail.end > 0).then_some(tail)
+    }
+
+    fn write(self, file: &File) -> io::Result<()> {
+        let mut mark = [0; 20];
+        mark[..8].copy_from_slice(&self.end.to_le_bytes());
+        mark[8..16].copy_from_slice(&self.epoch.to_le_bytes());
+        let checksum = crc32c::crc32c(&mark[..16]);
+        mark[16..].copy_from_slice(&checksum.to_le_bytes());
+        file.write_all_at(&mark, 0)
+    }
+}
+
 /// What tests make go wrong.
 #[cfg(test)]
 #[derive(Debug, Default)]
@@ -108,24 +129,24 @@ impl Disk {
 
     /// How far readings are known to have been acknowledged; nothing if the mark cannot be read.
     pub(super) fn tail(&self) -> Tail {
-        let mut mark = [0; 20];
-        let read = self.tail.read_exact_at(&mut mark, 0);
-        let (numbers, checksum) = mark.split_at(16);
-        if read.is_err() || crc32c::crc32c(numbers).to_le_bytes() != checksum {
-            return Tail { end: 1, epoch: 0 };
-        }
-        let number = |at: usize| u64::from_le_bytes(*numbers[at..].first_chunk().expect("16 bytes"));
-        Tail { end: number(0).max(1), epoch: number(8) }
+        Tail::read(&self.tail).unwrap_or(Tail { end: 1, epoch: 0 })
     }
 
     /// A mark that cannot be written is only staler: that is what it may be at any time.
     pub(super) fn set_tail(&self, tail: Tail) {
-        let mut mark = [0; 20];
-        mark[..8].copy_from_slice(&tail.end.to_le_bytes());
-        mark[8..16].copy_from_slice(&tail.epoch.to_le_bytes());
-        let checksum = crc32c::crc32c(&mark[..16]);
-        mark[16..].copy_from_slice(&checksum.to_le_bytes());
-        self.tail.write_all_at(&mark, 0).ok();
+        tail.write(&self.tail).ok();
+    }
+
+    /// Writes down where the store must end when it is rebuilt: what comes behind was never acknowledged.
+    pub(super) fn set_rebuild_end(&self, tail: Tail) -> io::Result<()> {
+        let file = open_rw(&self.store().join("end"))?;
+        tail.write(&file)?;
+        file.sync_all()
+    }
+
+    /// What `set_rebuild_end` wrote, in a store that was set aside since.
+    pub(super) fn rebuild_end(aside: &Path) -> Option<Seq> {
+        Some(Tail::read(&File::open(aside.join("end")).ok()?)?.end)
     }
 
     /// Bytes that the file system has left for us.

@@ -109,14 +109,10 @@ fn unknown(disk: &Disk, sinks: &[SinkName]) -> Book {
 /// Damage never keeps the buffer from opening (P5).
 fn open_or_rebuild(disk: &Disk) -> Result<(Store, Book, Vec<String>), StoreError> {
     let tip = newest_segments(&disk.store())?;
-    let why = if disk.was_interrupted()? {
-        "its rebuilding was interrupted".to_owned()
-    } else {
-        match open_checked(disk, disk.tail().end) {
-            Ok((store, book)) => return Ok((store, book, Vec::new())),
-            Err(error) if error.needs_rebuild() => error.to_string(),
-            Err(error) => return Err(error),
-        }
+    let why = match open_checked(disk, disk.tail().end) {
+        Ok((store, book)) => return Ok((store, book, Vec::new())),
+        Err(error) if error.needs_rebuild() => error.to_string(),
+        Err(error) => return Err(error),
     };
     let rebuilt = salvage::rebuild(disk, None, &why, &tip)?;
     let book = load(&rebuilt.store)?;
@@ -127,6 +123,9 @@ fn open_or_rebuild(disk: &Disk) -> Result<(Store, Book, Vec<String>), StoreError
 
 /// Opens the store, and checks that it holds everything below `end`.
 fn open_checked(disk: &Disk, end: Seq) -> Result<(Store, Book), StoreError> {
+    if disk.was_interrupted()? {
+        return Err(StoreError::Damaged("its rebuilding was interrupted".to_owned()));
+    }
     let store = Store::open(&disk.store())?;
     let checked = load(&store).and_then(|book| check(&store, &book.state, end).map(|()| book));
     match checked {

@@ -57,13 +57,11 @@ pub(super) fn rebuild(
     why: &str,
     tip: &[(u64, Vec<u8>)],
 ) -> Result<Rebuilt, StoreError> {
-    for (offset, bytes) in tip {
-        keep_tip(&disk.store().join(format!("db.{offset}")), bytes)?;
-    }
-    if !tip.is_empty() {
-        File::open(disk.store())?.sync_all()?;
+    if disk.store().exists() {
+        prepare(disk, end, tip)?;
     }
     let aside = disk.set_aside()?;
+    let end = end.or_else(|| Disk::rebuild_end(aside.as_ref()?));
     disk.drop_ballast();
     let target = disk.rebuild();
     if target.exists() {
@@ -98,6 +96,17 @@ pub(super) fn rebuild(
     findings.push(format!("{kept} readings were recovered"));
     let store = Store::open(&disk.store())?;
     Ok(Rebuilt { store, state, lost, findings })
+}
+
+/// Puts beside the files what a later attempt needs, if this one is interrupted.
+fn prepare(disk: &Disk, end: Option<Seq>, tip: &[(u64, Vec<u8>)]) -> io::Result<()> {
+    for (offset, bytes) in tip {
+        keep_tip(&disk.store().join(format!("db.{offset}")), bytes)?;
+    }
+    if let Some(end) = end {
+        disk.set_rebuild_end(Tail { end, epoch: disk.tail().epoch })?;
+    }
+    File::open(disk.store())?.sync_all()
 }
 
 /// What an earlier attempt has kept is nearer to the truth.

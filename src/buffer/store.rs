@@ -48,10 +48,18 @@ impl StoreError {
     pub(super) fn needs_rebuild(&self) -> bool {
         match self {
             Self::Damaged(_) | Self::Sync(_) => true,
-            // sled says so without the help of the system when a file is shorter than it should be.
+            // A copy of an error, as sled gives them, has only its kind; and a file that is shorter than it should be
+            // is none of the system's errors.
             Self::Io(error) => match error.raw_os_error() {
                 Some(code) => code == rustix::io::Errno::IO.raw_os_error(),
-                None => true,
+                None => !matches!(
+                    error.kind(),
+                    io::ErrorKind::StorageFull
+                        | io::ErrorKind::QuotaExceeded
+                        | io::ErrorKind::ReadOnlyFilesystem
+                        | io::ErrorKind::PermissionDenied
+                        | io::ErrorKind::OutOfMemory
+                ),
             },
         }
     }
