@@ -15,6 +15,7 @@ use crate::message::{Reading, Seq};
 
 /// While the store is in trouble it is asked again after this time.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
+const REPAIR_PATIENCE: Duration = Duration::from_secs(2);
 /// Dead letters that may wait in memory for the disk.
 const MAX_LETTER_BYTES: usize = 1024 * 1024;
 
@@ -64,11 +65,13 @@ impl Reader {
         }
     }
 
-    /// As `next`, but does not wait for readings: empty when nothing is pending, or the store is in trouble.
+    /// As `next`, but does not wait for readings: empty when nothing is pending, or when the store is in trouble for
+    /// longer than a repair mostly takes (2 s).
     ///
     /// # Errors
     /// [`Closed`] when the buffer has ended.
     pub async fn peek(&mut self, limits: Limits) -> Result<Vec<Reading>, Closed> {
+        let mut patience = REPAIR_PATIENCE;
         loop {
             if self.handle.0.intake.has_ended() {
                 return Err(Closed);
@@ -80,7 +83,11 @@ impl Reader {
             self.decoded.retain(|block| wanted.iter().any(|range| overlap(block, *range)));
             if let Some((from, to)) = self.walk(&wanted, limits, |_| {}) {
                 if !self.fetch(from, to).await? {
-                    return Ok(Vec::new());
+                    if patience.is_zero() {
+                        return Ok(Vec::new());
+                    }
+                    patience = patience.saturating_sub(ASK_AGAIN);
+                    tokio::time::sleep(ASK_AGAIN).await;
                 }
                 // Either the blocks are here now, or their numbers were put on record as lost.
                 continue;
