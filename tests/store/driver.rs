@@ -42,7 +42,7 @@ pub(super) struct Plan {
     pub room: Option<u64>,
 }
 
-/// Every second run appends small readings one by one, which makes small blocks: the store merges them.
+/// Runs with an odd number append small readings one by one, which makes small blocks: the store merges them.
 fn trickles(run: u64) -> bool {
     run % 2 == 1
 }

@@ -95,16 +95,21 @@ impl Bench {
         acked
     }
 
-    /// Appends until a reading stays without its ack, or is refused.
+    /// Appends in small bursts until a reading stays without its ack, or is refused.
     async fn append_until_stuck(&mut self, most: usize) {
-        for _ in 0..most {
-            let Some(submitted) = self.submit() else { return };
-            let mut waited = 0;
-            while !self.acked(submitted, Duration::from_millis(250)).await {
-                waited += 1;
-                if self.buffer.status().trouble.is_some() || waited == 240 {
-                    return;
+        for _ in 0..most / 20 {
+            let burst: Vec<_> = (0..20).map_while(|_| self.submit()).collect();
+            for submitted in &burst {
+                let mut waited = 0;
+                while !self.acked(*submitted, Duration::from_millis(250)).await {
+                    waited += 1;
+                    if self.buffer.status().trouble.is_some() || waited == 240 {
+                        return;
+                    }
                 }
+            }
+            if burst.len() < 20 {
+                return;
             }
         }
         panic!("{most} readings fitted: the disk is not full");
@@ -160,7 +165,7 @@ fn block_on<T>(test: impl Future<Output = T>) -> T {
 #[test]
 fn a_disk_that_others_fill_holds_back_acks_and_loses_none() {
     let Some(disk) = SmallDisk::mount(32) else { return };
-    let run = Rng::from_env("foreign file").next() >> 44;
+    let run = Rng::from_env("foreign file").next() >> 44 << 1;
     let promises = block_on(async {
         let mut bench = Bench::open(disk.path(), &settings(), run, Promises::default());
         for _ in 0..200 {
@@ -196,7 +201,7 @@ fn a_disk_that_others_fill_holds_back_acks_and_loses_none() {
 #[test]
 fn a_disk_that_the_store_itself_fills_is_left_by_delivering() {
     let Some(disk) = SmallDisk::mount(24) else { return };
-    let run = Rng::from_env("own backlog").next() >> 44;
+    let run = Rng::from_env("own backlog").next() >> 44 << 1;
     let (promises, count) = block_on(async {
         let mut bench = Bench::open(disk.path(), &settings(), run, Promises::default());
         bench.append_until_stuck(100_000).await;
@@ -220,7 +225,7 @@ fn a_disk_that_the_store_itself_fills_is_left_by_delivering() {
 #[test]
 fn with_drop_oldest_a_full_disk_takes_new_readings_and_counts_the_old_ones() {
     let Some(disk) = SmallDisk::mount(40) else { return };
-    let run = Rng::from_env("drop oldest").next() >> 44;
+    let run = Rng::from_env("drop oldest").next() >> 44 << 1;
     block_on(async {
         let settings = config::Buffer {
             when_full: config::FullPolicy::DropOldest,
