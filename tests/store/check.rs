@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tampu::buffer::{Buffer, DropReason, Limits, OpenReport, Outcome, Reader, Status};
 use tampu::message::{Qos, Reading, Seq};
@@ -281,23 +281,26 @@ fn figures(buffer: &Buffer, name: &str) -> tampu::buffer::SinkFigures {
     buffer.status().sinks[name].clone()
 }
 
+/// What a sink is given next: nothing only if nothing waits, or if a store that repairs itself takes too long.
 async fn peek(reader: &mut Reader) -> Result<Vec<Reading>, String> {
     let limits = Limits { max_readings: 2_000, max_bytes: 4 << 20 };
-    reader.peek(limits).await.map_err(|error| error.to_string())
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let readings = reader.peek(limits).await.map_err(|error| error.to_string())?;
+        if !readings.is_empty() || reader.pending() == 0 || Instant::now() > deadline {
+            return Ok(readings);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
-/// Everything that is pending, settled on the way. A store that is just repairing itself gives nothing for a while.
+/// Everything that is pending, settled on the way.
 async fn drain(reader: &mut Reader) -> Result<Vec<Reading>, String> {
     let mut all: Vec<Reading> = Vec::new();
-    let mut idle = 0;
     loop {
         let some = peek(reader).await?;
         if some.is_empty() {
-            if reader.pending() == 0 || idle == 500 {
-                return Ok(all);
-            }
-            idle += 1;
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            return Ok(all);
         }
         let outcomes: Vec<_> = some.iter().map(|reading| (reading.seq, Outcome::Delivered)).collect();
         reader.settle(&outcomes).await.map_err(|error| error.to_string())?;
