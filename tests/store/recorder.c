@@ -60,6 +60,9 @@ static int file_count;
 static uint64_t sync_count;
 static struct { char kind[16]; long first, count; int error; long seen; } fault;
 static int fault_drop;
+/* Linux tells each open file of a failed sync, not only the one that asked: the next other one hears of it here. */
+static ino_t owed_ino;
+static int owed_fd;
 static struct undo *undos;
 
 static void die(const char *why) {
@@ -288,12 +291,15 @@ static int any_sync(int fd, long call) {
     struct undo *until = undos;
     enter(SYNC_BEGIN, ino, NULL, id, NULL, 0);
     int failed = fails("sync"), done = -1, error = errno;
+    int owed = !failed && owed_ino == ino && owed_fd != fd;
     if (!failed) {
         pthread_mutex_unlock(&lock);
         done = (int)syscall(call, fd);
         error = errno;
         pthread_mutex_lock(&lock);
     }
+    if (failed) owed_ino = ino, owed_fd = fd;
+    else if (owed) owed_ino = 0, done = -1, error = EIO;
     enter(SYNC_END, ino, !done ? NULL : fault_drop ? "dropped" : "failed", id, NULL, 0);
     if (fault_drop) end_undos(ino, until, failed);
     pthread_mutex_unlock(&lock);
