@@ -40,6 +40,8 @@ pub(super) struct Promises {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Excuse {
     None,
+    /// No reason; but a gap may tell of readings in a group that was cut off by an error, before any ack.
+    NoneOfThoseAcked,
     /// Files were damaged, and the store reports the reading as lost.
     Gap,
     /// `drop_oldest` made room: it is older than everything that is left, and counted.
@@ -155,7 +157,7 @@ async fn first_opening(disk: &Path, promises: &Promises, excuse: Excuse) -> Resu
         return Err(format!("the driver says: {complaint}"));
     }
     let (buffer, report) = open(disk)?;
-    if excuse != Excuse::Gap && !report.gaps.is_empty() {
+    if matches!(excuse, Excuse::None | Excuse::Oldest) && !report.gaps.is_empty() {
         return Err(format!("gaps {:?}: {:?}", report.gaps, report.findings));
     }
     conserved(&buffer.status())?;
@@ -213,7 +215,7 @@ async fn audit(
             continue;
         }
         let excused = match excuse {
-            Excuse::None => false,
+            Excuse::None | Excuse::NoneOfThoseAcked => false,
             Excuse::Gap => gaps.iter().any(|(first, last)| (first..=last).contains(&seq)),
             Excuse::Oldest => readings.first().is_none_or(|oldest| *seq < oldest.seq),
         };
