@@ -389,7 +389,7 @@ impl<S: Sink> Forwarder<S> {
         let backlog = match self.suspicions {
             newest if newest % 2 == 1 => pending - (batch / 2).max(1),
             // The bits of 1, 2, 3 … mirrored: 1/2, 1/4, 3/4, 1/8 …
-            turn => (u128::from(pending) * u128::from((turn / 2).reverse_bits()) >> u32::BITS) as u64,
+            turn => ((u128::from(pending) * u128::from((turn / 2).reverse_bits())) >> u32::BITS) as u64,
         };
         if !self.reader.split_behind(backlog) {
             debug!(sink = %self.name, "too many gaps between the readings that wait to look elsewhere");

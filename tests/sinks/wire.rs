@@ -121,7 +121,9 @@ async fn certificates_are_judged_by_the_clocks_floor_and_not_by_a_clock_that_is_
     assert!(matches!(&refused, SendError::Retry { why, .. } if why.contains("not valid yet")), "{refused}");
 
     // The gateway was on in July 2040; now it woke up in the past.
-    std::fs::write(dir.path().join("later"), "2225000000000\n").unwrap();
+    let july_2040 = "2225000000000";
+    let line = format!("{july_2040} {:08x}\n", crc32fast::hash(july_2040.as_bytes()));
+    std::fs::write(dir.path().join("later"), line).unwrap();
     let unsynchronized = config::Clock {
         source: config::ClockSource::File(dir.path().join("never")),
         ..config::Clock::default()
