@@ -10,6 +10,7 @@
 //! An anonymous device has rules 3 and 4 only, and only where they name its identity: `*` means
 //! every device that showed a certificate.
 
+pub(crate) mod log_limit;
 pub mod refusals;
 
 use std::sync::Arc;

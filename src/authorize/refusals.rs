@@ -4,23 +4,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use governor::state::keyed::HashMapStateStore;
-use governor::{Quota, RateLimiter, clock::DefaultClock};
-
+use super::log_limit::LogLimit;
 use crate::message::DeviceId;
-
-/// Log lines of one reason from one address: so many at once, then one in [`LOG_PERIOD`].
-const LOG_BURST: NonZeroU32 = NonZeroU32::new(5).expect("5 is not 0");
-
-const LOG_PERIOD: Duration = Duration::from_secs(30);
-
-/// Pairs of address and reason that are remembered. Beyond it new ones are counted, not logged.
-const MAX_LOG_KEYS: usize = 4_096;
 
 /// Characters of a detail that are logged: it may hold whatever a peer has sent.
 const MAX_DETAIL_CHARS: usize = 256;
@@ -103,17 +91,14 @@ pub struct Refusals(Arc<Inner>);
 
 struct Inner {
     counts: Vec<AtomicU64>,
-    log: RateLimiter<(IpAddr, Refusal), HashMapStateStore<(IpAddr, Refusal)>, DefaultClock>,
-    unlogged: AtomicU64,
+    log: LogLimit<(IpAddr, Refusal)>,
 }
 
 impl Default for Refusals {
     fn default() -> Self {
-        let quota = Quota::with_period(LOG_PERIOD).expect("it is not 0").allow_burst(LOG_BURST);
         Self(Arc::new(Inner {
             counts: Refusal::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
-            log: RateLimiter::hashmap(quota),
-            unlogged: AtomicU64::new(0),
+            log: LogLimit::default(),
         }))
     }
 }
@@ -124,10 +109,7 @@ impl Refusals {
     /// `detail`: what was wrong, for a maker to read; it may hold text of the peer's.
     pub fn record(&self, reason: Refusal, peer: IpAddr, who: Option<&DeviceId>, detail: &str) {
         self.0.counts[reason as usize].fetch_add(1, Ordering::Relaxed);
-        if !self.may_log(peer, reason) {
-            self.0.unlogged.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
+        let Some(unlogged_before) = self.0.log.admit(&(peer.to_canonical(), reason)) else { return };
         let detail: String = detail.chars().take(MAX_DETAIL_CHARS).collect();
         tracing::warn!(
             reason = reason.as_str(),
@@ -135,7 +117,7 @@ impl Refusals {
             device = who.map(tracing::field::display),
             // Debug: what a peer sent must not be able to forge a log line.
             ?detail,
-            unlogged_before = self.0.unlogged.swap(0, Ordering::Relaxed),
+            unlogged_before,
             "refused"
         );
     }
@@ -145,17 +127,6 @@ impl Refusals {
     pub fn counts(&self) -> BTreeMap<&'static str, u64> {
         let counts = self.0.counts.iter().map(|count| count.load(Ordering::Relaxed));
         Refusal::ALL.iter().map(|reason| reason.as_str()).zip(counts).collect()
-    }
-
-    fn may_log(&self, peer: IpAddr, reason: Refusal) -> bool {
-        let log = &self.0.log;
-        if log.len() >= MAX_LOG_KEYS {
-            log.retain_recent();
-            if log.len() >= MAX_LOG_KEYS {
-                return false;
-            }
-        }
-        log.check_key(&(peer.to_canonical(), reason)).is_ok()
     }
 }
 
@@ -183,25 +154,6 @@ mod tests {
         assert_eq!(refusals.counts()["certificate_expired"], 100);
         assert_eq!(refusals.counts()["publish_not_allowed"], 1);
         assert_eq!(refusals.counts()["certificate_missing"], 0);
-    }
-
-    #[test]
-    fn a_peer_that_keeps_trying_is_logged_a_few_times_and_does_not_silence_others() {
-        let refusals = Refusals::default();
-        let logged = (0..100).filter(|_| refusals.may_log(PEER, Refusal::TlsFailed)).count();
-        assert_eq!(logged, LOG_BURST.get() as usize);
-        assert!(refusals.may_log(PEER, Refusal::HandshakeTimeout), "another reason");
-        let other = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
-        assert!(refusals.may_log(other, Refusal::TlsFailed), "another peer");
-    }
-
-    #[test]
-    fn the_memory_for_peers_is_bounded() {
-        let refusals = Refusals::default();
-        for number in 0..2 * u32::try_from(MAX_LOG_KEYS).unwrap() {
-            refusals.may_log(IpAddr::V4(Ipv4Addr::from(number)), Refusal::TlsFailed);
-        }
-        assert!(refusals.0.log.len() <= MAX_LOG_KEYS);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::connect::{self, ConnectError};
 use super::connection::Connection;
 use super::packet;
 use super::session::{End, Session};
-use super::{Peer, Shared};
+use super::{Moment, Peer, Shared};
 use crate::authorize::refusals::Refusal;
 
 /// Serves a connection until it ends.
@@ -38,7 +38,15 @@ pub(super) fn serve<S: AsyncRead + AsyncWrite + Unpin>(
             End::Refused(reason, detail) => {
                 broker.refusals.record(*reason, address.ip(), Some(&identity.device), detail);
             }
-            end => tracing::info!(device = %identity.device, peer = %address, reason = %end, "disconnected"),
+            end => {
+                if let Some(unlogged_before) =
+                    broker.may_log(Moment::Disconnected, &identity.device, *address)
+                {
+                    tracing::info!(
+                        device = %identity.device, peer = %address, reason = %end, unlogged_before, "disconnected"
+                    );
+                }
+            }
         }
         if !matches!(end, End::Broken(_)) {
             // A client that does not listen to its end any more has its end anyway.

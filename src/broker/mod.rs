@@ -45,7 +45,7 @@ mod session;
 mod stream;
 mod subscriptions;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 
@@ -58,11 +58,13 @@ use self::history::Histories;
 use self::registry::Registry;
 use self::stream::Streams;
 use self::subscriptions::Subscriptions;
+use crate::authorize::log_limit::LogLimit;
 use crate::authorize::refusals::Refusals;
 use crate::authorize::{Authorizer, Identity};
 use crate::buffer::Buffer;
 use crate::clock::Clock;
 use crate::config;
+use crate::message::DeviceId;
 
 pub use self::figures::Figures;
 
@@ -93,6 +95,15 @@ struct Shared {
     clock: Clock,
     refusals: Refusals,
     counters: Counters,
+    /// A device that connects again and again does not fill the log.
+    log: LogLimit<(DeviceId, IpAddr, Moment)>,
+}
+
+/// What is logged of every connection, if it does not happen too often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Moment {
+    Connected,
+    Disconnected,
 }
 
 /// What may change while sessions live.
@@ -130,6 +141,7 @@ impl Broker {
             clock,
             refusals,
             counters: Counters::default(),
+            log: LogLimit::default(),
         }))
     }
 
@@ -169,6 +181,11 @@ impl Broker {
 impl Shared {
     fn rules(&self) -> Arc<Rules> {
         Arc::clone(&self.rules.read().expect("no panic under this lock"))
+    }
+
+    /// Whether a moment of this peer may be logged, and then how many lines were left out before it.
+    fn may_log(&self, moment: Moment, who: &DeviceId, address: SocketAddr) -> Option<u64> {
+        self.log.admit(&(who.clone(), address.ip().to_canonical(), moment))
     }
 
     /// An id for a client that left the choice to us (MQTT-3.1.3-6).

@@ -28,7 +28,7 @@ use super::outbox::{Calls, Mailbox, Wakes, Window};
 use super::packet::{self, BadPacket, Next};
 use super::registry::SessionKey;
 use super::routes::Routes;
-use super::{Peer, Rules, Shared};
+use super::{Moment, Peer, Rules, Shared};
 use crate::authorize::refusals::Refusal;
 use crate::buffer::Writer;
 use crate::message::{Stamp, TopicFilter};
@@ -116,7 +116,7 @@ impl Session {
         let mailbox = Arc::default();
         let entered = broker.registry.enter(key.clone(), &mailbox, &broker.histories);
         broker.counters.taken_over.add(entered.took_over.into());
-        let session = Self {
+        let mut session = Self {
             key,
             address: peer.address,
             rules: broker.rules(),
@@ -146,17 +146,22 @@ impl Session {
     }
 
     /// Says that it is there, and what its client asked for in vain.
-    fn tell_of(&self, connect: &Connect) {
+    fn tell_of(&mut self, connect: &Connect) {
         let Self { key: SessionKey { identity, client_id }, address, broker, .. } = self;
+        broker.counters.sessions_not_kept.add((!connect.clean_session).into());
+        broker.counters.wills_not_kept.add(connect.has_will.into());
+        let Some(unlogged_before) = broker.may_log(Moment::Connected, &identity.device, *address) else {
+            self.told_of_retain = true;
+            return;
+        };
         tracing::info!(
-            device = %identity.device, ?client_id, peer = %address, keep_alive_s = connect.keep_alive, "connected"
+            device = %identity.device, ?client_id, peer = %address, keep_alive_s = connect.keep_alive,
+            unlogged_before, "connected"
         );
         if !connect.clean_session {
-            broker.counters.sessions_not_kept.add(1);
             tracing::info!(device = %identity.device, "a session is asked for that outlives its connection: it will not");
         }
         if connect.has_will {
-            broker.counters.wills_not_kept.add(1);
             tracing::info!(device = %identity.device, "a will is given: it will not be published");
         }
     }

@@ -120,3 +120,29 @@ fn mutate(packet: &mut Vec<u8>, random: &mut Random) {
         }
     }
 }
+
+#[tokio::test]
+async fn a_device_that_connects_again_and_again_does_not_fill_the_log() {
+    let gateway = Gateway::start();
+    let path = gateway.dir.path().join("log");
+    let file = Arc::new(std::fs::File::create(&path).unwrap());
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(file).finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    for _ in 0..50 {
+        // With a session to be kept, and a publish with RETAIN.
+        let mut plug = gateway.open(certified("plug"));
+        plug.send(&[connect("c", 0, 60), packet(0x31, &text("plug/x")), b"\xe0\0".into()].concat()).await;
+        plug.expect(CONNACK).await;
+        plug.expect_close().await;
+    }
+    let mut lamp = gateway.open(certified("lamp"));
+    lamp.send(&connect("c", 0x02, 60)).await;
+    lamp.expect(CONNACK).await;
+    let log = std::fs::read_to_string(path).unwrap();
+    assert_eq!(gateway.broker.figures().retained_not_kept, 50);
+    for what in [" connected", " disconnected", "outlives its connection", "RETAIN is set"] {
+        let lines = log.lines().filter(|line| line.contains(what) && line.contains("device=plug")).count();
+        assert!((1..20).contains(&lines), "{lines} times {what}: {log}");
+    }
+    assert!(log.contains("device=lamp"), "{log}");
+}

@@ -58,7 +58,7 @@ struct Gateway {
     buffer: Buffer,
     streams: Vec<config::Stream>,
     tasks: Tasks,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Gateway {
@@ -82,7 +82,7 @@ impl Gateway {
         let streams = vec![stream("readings", "+/reading", PayloadFormat::Json)];
         let broker =
             Broker::new(limits, &streams, authorizer(&streams), buffer.clone(), clock, Refusals::default());
-        Self { broker, buffer, streams, tasks: Tasks::default(), _dir: dir }
+        Self { broker, buffer, streams, tasks: Tasks::default(), dir }
     }
 
     /// A connection over which nothing was said yet.
