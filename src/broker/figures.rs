@@ -12,17 +12,18 @@ pub struct Figures {
     pub sessions: u64,
     /// Sessions that a newer connection with the same client id has ended.
     pub taken_over: u64,
-    /// Publishes taken with QoS 0.
+    /// Publishes that came with QoS 0, refused ones included.
     pub publishes_qos0: u64,
-    /// Publishes taken with QoS 1.
+    /// Publishes that came with QoS 1, refused ones and repetitions included.
     pub publishes_qos1: u64,
     /// Publishes that were handed to the buffer as readings.
     pub readings: u64,
     /// Those of them that no sink can use.
     pub readings_unfit: u64,
-    /// Publishes that a device repeated though they had been taken; they were acknowledged, not stored twice.
+    /// Publishes that a device repeated though they had been taken; they are acknowledged, not stored twice.
     pub retransmissions: u64,
-    /// Messages written to subscribers.
+    /// Messages that went into the output of a subscriber's connection. Those at its end may not have
+    /// reached the subscriber.
     pub delivered: u64,
     /// Messages dropped because a subscriber was too slow.
     pub dropped_slow_subscriber: u64,
