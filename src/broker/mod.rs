@@ -11,9 +11,10 @@
 //! | SUBSCRIBE that the ACL refuses, or beyond `max_subscriptions` | 0x80 in the SUBACK |
 //! | buffer full | QoS 1: no PUBACK until there is room, and the connection takes no further PUBLISH. QoS 0: delivered to subscribers, not stored |
 //! | a slow subscriber | what exceeds `max_queued_bytes` is dropped for it |
+//! | an anonymous device, after the rules ceased to let such in | CONNACK 0x05, or the connection is closed |
 //! | a packet against the specification | the connection is closed (MQTT-4.8.0-1) |
 //!
-//! All of it is counted, and logged with who and why.
+//! All of it is counted, and logged with who and why; of what a device does again and again, a few times.
 //!
 //! This version keeps neither sessions beyond their connection nor retained messages nor wills, and has
 //! neither QoS 2 nor MQTT 5. It does not pretend to:
@@ -22,7 +23,7 @@
 //! |---|---|
 //! | another protocol level than 4 | CONNACK 0x01 |
 //! | clean session 0 | taken, CONNACK with session present 0 |
-//! | a will, RETAIN | taken, as tutorial sketches and Tasmota set them; the will is not published, the message is delivered and not kept. Counted, and logged once a session |
+//! | a will, RETAIN | taken, as tutorial sketches and Tasmota set them; the will is not published, the message is delivered and not kept. Counted, and logged at most once a session |
 //! | PUBLISH with QoS 2 | the connection is closed |
 //! | SUBSCRIBE with QoS 2 | QoS 1 is granted |
 //!
