@@ -142,44 +142,7 @@ impl Source {
         state.end = end.unwrap_or_else(|| state.end.max(tail.end));
         (state.keys, state.live_bytes, state.letters) = (0, 0, 0);
 
-        let mut present = Ranges::default();
-        let mut batch = Batch::default();
-        let mut batched = 0;
-        let wanted = self.block_bytes();
-        if wanted > disk.free_bytes()? / GROWTH {
-            disk.forget_older_damaged()?;
-        }
-        let mut excess = wanted.saturating_sub(disk.free_bytes()? / GROWTH);
-        for (key, found) in &self.index {
-            let Some(frame) = self.read(key, found) else { continue };
-            if let Some((first, part)) = key::parse_block(key) {
-                let Some((whole, last)) = self.extent(first, part) else { continue };
-                let unwanted = end.is_some_and(|end| first >= end) || state.removed.covers(first, last);
-                if !whole || unwanted {
-                    continue;
-                }
-                if excess > 0 {
-                    // There is no room for all: the newest go first, the rest stays aside.
-                    excess = excess.saturating_sub(found.size as u64);
-                    continue;
-                }
-                present.insert(first, last);
-                state.keys += 1;
-                state.live_bytes += found.size as u64;
-                state.epoch = state.epoch.max(found.rank.0);
-                state.end = end.unwrap_or(state.end.max(last));
-            } else if key::parse_letter(key).is_some_and(|(_, _, part)| part == 0) {
-                state.letters += 1;
-            } else if key == key::STATE {
-                continue;
-            }
-            batched += frame.len();
-            batch.insert(key, frame);
-            if batched > BATCH_BYTES {
-                store.apply(std::mem::take(&mut batch))?;
-                batched = 0;
-            }
-        }
+        let (present, mut batch) = self.copy_frames(store, disk, end, &mut state)?;
 
         let mut book = Book::default();
         let gaps = self.meta(key::GAPS).and_then(|body| Book::decode_gaps(&body));
@@ -200,6 +163,49 @@ impl Source {
         batch.insert(key::STATE, frame::wrap(Kind::Meta, key::STATE, &state.encode()));
         store.apply(batch)?;
         Ok((state, lost))
+    }
+
+    /// Copies what is wanted, and counts it in `state`. Gives back the numbers that it found, and the last batch.
+    fn copy_frames(
+        &self,
+        store: &Store,
+        disk: &Disk,
+        end: Option<Seq>,
+        state: &mut State,
+    ) -> Result<(Ranges, Batch), StoreError> {
+        let wanted = self.block_bytes();
+        if wanted > disk.free_bytes()? / GROWTH {
+            disk.forget_older_damaged()?;
+        }
+        // Where there is no room for all, the newest go first, and the rest stays aside.
+        let mut excess = wanted.saturating_sub(disk.free_bytes()? / GROWTH);
+        let (mut present, mut batch, mut batched) = (Ranges::default(), Batch::default(), 0);
+        for (key, found) in self.index.iter().filter(|(key, _)| *key != key::STATE) {
+            let Some(frame) = self.read(key, found) else { continue };
+            if let Some((first, part)) = key::parse_block(key) {
+                let Some((whole, last)) = self.extent(first, part) else { continue };
+                let unwanted = end.is_some_and(|end| first >= end) || state.removed.covers(first, last);
+                let kept = part > 0 && present.contains(first);
+                if !whole || unwanted || (excess > 0 || part > 0) && !kept {
+                    excess = excess.saturating_sub(found.size as u64);
+                    continue;
+                }
+                present.insert(first, last);
+                state.keys += 1;
+                state.live_bytes += found.size as u64;
+                state.epoch = state.epoch.max(found.rank.0);
+                state.end = end.unwrap_or(state.end.max(last));
+            } else if key::parse_letter(key).is_some_and(|(_, _, part)| part == 0) {
+                state.letters += 1;
+            }
+            batched += frame.len();
+            batch.insert(key, frame);
+            if batched > BATCH_BYTES {
+                store.apply(std::mem::take(&mut batch))?;
+                batched = 0;
+            }
+        }
+        Ok((present, batch))
     }
 
     /// Whether all parts of the block are there, and one past its last number.
