@@ -166,6 +166,7 @@ fn tampu_config(address: SocketAddr, dir: &Path, pki: &Pki) -> anyhow::Result<St
         "[gateway]\nid = \"bench\"\ndata_dir = {data:?}\n\
          [pki]\nca_cert = {ca:?}\nserver_cert = {cert:?}\nserver_key = {key:?}\n\
          [listener]\naddress = \"{address}\"\n\
+         max_connections_per_address = 10000\nmax_connections_per_device = 10000\n\
          [clock]\nsource = \"trusted\"\n\
          [[acl]]\ndevice = \"watcher\"\nsubscribe = [\"#\"]\n\
          [[stream]]\nname = \"readings\"\ntopic = \"+/readings\"\nformat = \"json\"\n",

@@ -37,6 +37,10 @@ macro_rules! refusals {
 refusals! {
     /// The cap on connections was reached.
     TooManyConnections = "too_many_connections",
+    /// The cap on connections from one address was reached.
+    TooManyConnectionsOfAddress = "too_many_connections_of_address",
+    /// The cap on connections with one device's certificate was reached.
+    TooManyConnectionsOfDevice = "too_many_connections_of_device",
     /// The cap on TLS handshakes at once was reached.
     TooManyHandshakes = "too_many_handshakes",
     /// The TLS handshake was not done in time.

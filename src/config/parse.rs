@@ -157,6 +157,12 @@ fn listener(mut table: Table) -> Listener {
             .unwrap_or(default.handshake_timeout),
         connect_timeout: table.duration("connect_timeout", deadline).unwrap_or(default.connect_timeout),
         max_connections: table.count("max_connections", 1..=1_000_000).unwrap_or(default.max_connections),
+        max_connections_per_address: table
+            .count("max_connections_per_address", 1..=1_000_000)
+            .unwrap_or(default.max_connections_per_address),
+        max_connections_per_device: table
+            .count("max_connections_per_device", 1..=1_000_000)
+            .unwrap_or(default.max_connections_per_device),
         max_handshakes: table.count("max_handshakes", 1..=10_000).unwrap_or(default.max_handshakes),
         max_packet_bytes: table.parsed("max_packet", packet_bytes).unwrap_or(default.max_packet_bytes),
         max_inflight: table

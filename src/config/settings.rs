@@ -100,6 +100,10 @@ pub struct Listener {
     pub connect_timeout: Duration,
     /// Connections at once.
     pub max_connections: usize,
+    /// Connections at once from one address (of IPv6: a /64), behind which many devices may be.
+    pub max_connections_per_address: usize,
+    /// Connections at once with the certificate of one device. Anonymous ones are bounded by their address alone.
+    pub max_connections_per_device: usize,
     /// TLS handshakes at once: a P-256 handshake keeps an ESP8266 busy for 1–2 s.
     pub max_handshakes: usize,
     /// The largest packet taken, in bytes, fixed header included.
@@ -122,6 +126,8 @@ impl Default for Listener {
             handshake_timeout: Duration::from_secs(15),
             connect_timeout: Duration::from_secs(10),
             max_connections: 10_000,
+            max_connections_per_address: 1_000,
+            max_connections_per_device: 16,
             max_handshakes: 64,
             max_packet_bytes: 256 * 1024,
             max_inflight: 1_000,

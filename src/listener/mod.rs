@@ -8,6 +8,7 @@
 //! What is left to an attacker: whole first messages from four addresses or more keep all turns taken for a third of
 //! [`config::Listener::handshake_timeout`] each. Those who wait then get theirs in the order in which they came.
 
+mod bounds;
 mod handshake;
 mod reason;
 mod share;
@@ -23,16 +24,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::authorize::Identity;
-use crate::authorize::refusals::{Refusal, Refusals};
+use crate::authorize::refusals::Refusals;
 use crate::config;
 use crate::pki::ServerTls;
 use crate::tasks::Spawner;
 
+use bounds::Bounds;
 use handshake::{Door, Outcome};
 
 pub use stream::Stream;
@@ -99,9 +100,7 @@ impl Listener {
         S: Fn(Box<Stream>, Identity, SocketAddr, CancellationToken) -> F + Clone + Send + 'static,
         F: Future<Output = ()> + Send,
     {
-        let max_connections =
-            room_for(self.settings.max_connections, raise_file_limit(self.settings.max_connections));
-        let places = Arc::new(Semaphore::new(max_connections));
+        let bounds = Bounds::new(&self.settings, refusals.clone());
         let door = Arc::new(Door::new(tls, anonymous, &self.settings));
         let mut logged: Option<Instant> = None;
         loop {
@@ -121,16 +120,13 @@ impl Listener {
                     continue;
                 }
             };
-            let Ok(place) = places.clone().try_acquire_owned() else {
-                let detail = format!("{max_connections} connections are open");
-                refusals.record(Refusal::TooManyConnections, address.ip(), None, &detail);
-                continue;
-            };
+            let Some(place) = bounds.place(address.ip()) else { continue };
             if let Err(error) = set_options(&stream) {
                 debug!(%address, %error, "the peer went away at once");
                 continue;
             }
-            let (door, refusals, serve) = (door.clone(), refusals.clone(), serve.clone());
+            let (door, bounds, refusals, serve) =
+                (door.clone(), bounds.clone(), refusals.clone(), serve.clone());
             let cancel = spawner.cancelled().clone();
             spawner.passing(async move {
                 // Boxed, so that an idle connection does not carry room for a handshake.
@@ -141,7 +137,12 @@ impl Listener {
                 };
                 drop(door);
                 match outcome {
-                    Outcome::LetIn(stream, identity) => serve(stream, identity, address, cancel).await,
+                    Outcome::LetIn(stream, identity) => {
+                        if let Some(seat) = bounds.seat(&identity, address.ip()) {
+                            serve(stream, identity, address, cancel).await;
+                            drop(seat);
+                        }
+                    }
                     Outcome::Refused(reason, detail) => refusals.record(reason, address.ip(), None, &detail),
                     Outcome::Gone => {
                         debug!(%address, "the peer closed the connection before it said anything");

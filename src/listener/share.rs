@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// So many places for each key. A key costs memory only while somebody has a place of it, or waits for one.
+/// So many places for each key. Cheap to clone. A key costs memory only while somebody has a place of it, or waits for one.
+#[derive(Clone)]
 pub(super) struct Shares<K> {
     each: usize,
     held: Arc<Mutex<HashMap<K, Arc<Semaphore>>>>,
@@ -30,6 +31,13 @@ impl<K: Eq + Hash + Clone> Shares<K> {
         self.each
     }
 
+    /// A place, if there is one left.
+    pub(super) fn try_take(&self, key: K) -> Option<Share<K>> {
+        let mut share = self.none_yet(key);
+        share.permit = Some(self.places(&share.key).try_acquire_owned().ok()?);
+        Some(share)
+    }
+
     /// Waits for a place; first come, first served.
     pub(super) async fn take(&self, key: K) -> Share<K> {
         // Before the wait, so that the key is forgotten if the wait is given up.
@@ -37,6 +45,12 @@ impl<K: Eq + Hash + Clone> Shares<K> {
         let permit = self.places(&share.key).acquire_owned().await;
         share.permit = Some(permit.expect("the semaphore is never closed"));
         share
+    }
+
+    /// The keys of which somebody has a place.
+    #[cfg(test)]
+    pub(super) fn keys(&self) -> Vec<K> {
+        self.held.lock().expect("no panic under this lock").keys().cloned().collect()
     }
 
     fn none_yet(&self, key: K) -> Share<K> {

@@ -16,6 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
 
 use super::*;
+use crate::authorize::refusals::Refusal;
 use crate::clock::Clock;
 use crate::config::{ClientAuth, ClockSource};
 use crate::message::DeviceId;

@@ -99,13 +99,18 @@ async fn silent_connections_keep_nobody_from_connecting() {
     answers(&mut running.device("pump").await).await;
 }
 
+/// A connection from 127.0.0.2.
+async fn from_elsewhere(address: SocketAddr) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    socket.connect(address).await.unwrap()
+}
+
 /// Peers at 127.0.0.2 that say something, and then no more.
 async fn stuck(address: SocketAddr, bytes: &[u8]) -> Vec<TcpStream> {
     let mut stuck = Vec::new();
     for _ in 0..20 {
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
-        let mut stream = socket.connect(address).await.unwrap();
+        let mut stream = from_elsewhere(address).await;
         stream.write_all(bytes).await.unwrap();
         stuck.push(stream);
     }
@@ -179,6 +184,63 @@ async fn connections_are_capped_and_a_place_is_given_back() {
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn one_address_does_not_take_the_places_of_all() {
+    let settings = config::Listener { max_connections_per_address: 2, ..config::Listener::default() };
+    let running = Running::start(Gateway::new(ClientAuth::Required), &settings);
+    let elsewhere = [from_elsewhere(running.address).await, from_elsewhere(running.address).await];
+    ends(from_elsewhere(running.address).await).await;
+    running.refused(Refusal::TooManyConnectionsOfAddress, 1).await;
+    answers(&mut running.device("pump").await).await;
+
+    drop(elsewhere);
+    soon(async {
+        let config = running.gateway.client(Some(running.gateway.device("fan")));
+        let connector = TlsConnector::from(Arc::new(config));
+        while connector.connect(localhost(), from_elsewhere(running.address).await).await.is_err() {}
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_certificate_does_not_take_the_places_of_all() {
+    let settings = config::Listener { max_connections_per_device: 1, ..config::Listener::default() };
+    let running = Running::start(Gateway::new(ClientAuth::Required), &settings);
+    let mut first = running.device("pump").await;
+    let config = running.gateway.client(Some(running.gateway.device("pump")));
+    if let Ok(second) = soon(connect(running.address, config)).await {
+        ends(second).await;
+    }
+    running.refused(Refusal::TooManyConnectionsOfDevice, 1).await;
+    answers(&mut first).await;
+    answers(&mut running.device("fan").await).await;
+}
+
+#[test]
+fn a_key_is_remembered_only_while_it_has_a_place() {
+    let shares = share::Shares::new(2);
+    let (first, second) = (shares.try_take("a").unwrap(), shares.try_take("a").unwrap());
+    assert!(shares.try_take("a").is_none());
+    assert!(shares.try_take("b").is_some());
+    assert_eq!(shares.keys(), ["a"]);
+    drop(first);
+    assert!(shares.try_take("a").is_some());
+    drop(second);
+    assert!(shares.keys().is_empty());
+}
+
+#[test]
+fn the_addresses_of_one_ipv6_host_are_one() {
+    for (address, expected) in [
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+    ] {
+        let address: IpAddr = address.parse().unwrap();
+        assert_eq!(share::origin(address).to_string(), expected);
+    }
 }
 
 #[tokio::test]

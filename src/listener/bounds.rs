@@ -1,0 +1,69 @@
+//! How many connections there may be: of all, of an address, of a device.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::share::{Share, Shares, origin};
+use super::{raise_file_limit, room_for};
+use crate::authorize::refusals::{Refusal, Refusals};
+use crate::authorize::{Identity, IdentityKind};
+use crate::config;
+use crate::message::DeviceId;
+
+/// Counts connections, and records those that are too many. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Bounds {
+    max_connections: usize,
+    places: Arc<Semaphore>,
+    by_address: Shares<IpAddr>,
+    by_device: Shares<DeviceId>,
+    refusals: Refusals,
+}
+
+/// What a connection holds while it is open.
+pub(super) type Place = (OwnedSemaphorePermit, Share<IpAddr>);
+
+impl Bounds {
+    /// As the settings say, and the limit on open files, which is raised as far as it goes.
+    pub(super) fn new(settings: &config::Listener, refusals: Refusals) -> Self {
+        let max_connections = room_for(settings.max_connections, raise_file_limit(settings.max_connections));
+        Self {
+            max_connections,
+            places: Arc::new(Semaphore::new(max_connections)),
+            by_address: Shares::new(settings.max_connections_per_address),
+            by_device: Shares::new(settings.max_connections_per_device),
+            refusals,
+        }
+    }
+
+    /// A place for a connection of which no more is known than where it comes from.
+    pub(super) fn place(&self, address: IpAddr) -> Option<Place> {
+        let Some(share) = self.by_address.try_take(origin(address)) else {
+            let detail = format!("{} connections from there are open", self.by_address.each());
+            self.refusals.record(Refusal::TooManyConnectionsOfAddress, address, None, &detail);
+            return None;
+        };
+        let Ok(place) = self.places.clone().try_acquire_owned() else {
+            let detail = format!("{} connections are open", self.max_connections);
+            self.refusals.record(Refusal::TooManyConnections, address, None, &detail);
+            return None;
+        };
+        Some((place, share))
+    }
+
+    /// A place among the connections of a device. Anonymous ones share a name, but no place.
+    pub(super) fn seat(&self, who: &Identity, address: IpAddr) -> Option<Option<Share<DeviceId>>> {
+        if who.kind == IdentityKind::Anonymous {
+            return Some(None);
+        }
+        let seat = self.by_device.try_take(who.device.clone());
+        if seat.is_none() {
+            let detail = format!("{} connections with its certificate are open", self.by_device.each());
+            let reason = Refusal::TooManyConnectionsOfDevice;
+            self.refusals.record(reason, address, Some(&who.device), &detail);
+        }
+        seat.map(Some)
+    }
+}
