@@ -104,8 +104,8 @@ impl ServerTls {
     }
 
     /// The server's certificate that new connections are shown.
-    #[must_use]
-    pub fn certificate(&self) -> Option<CertificateInfo> {
+    #[cfg(test)]
+    pub(super) fn certificate(&self) -> Option<CertificateInfo> {
         let in_force = self.0.in_force.read().expect("no panic under this lock");
         in_force.as_ref().ok().and_then(|in_force| CertificateInfo::of(in_force.material.chain.first()?))
     }
