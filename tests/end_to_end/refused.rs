@@ -118,9 +118,9 @@ fn bytes_that_are_no_tls_are_answered_with_an_end() {
         let mut stream = TcpStream::connect(scene.gateway.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(&nonsense).unwrap();
-        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        // A reset is an end too, and the gateway may be done with it by now.
+        stream.shutdown(std::net::Shutdown::Write).ok();
         let mut answer = Vec::new();
-        // A reset is an end too.
         stream.read_to_end(&mut answer).ok();
         assert!(answer.len() <= 16, "at most an alert: {answer:02x?}");
     }
