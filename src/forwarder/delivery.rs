@@ -182,6 +182,10 @@ impl Delivery {
     }
 
     fn again(&mut self, mut part: Part) -> Step {
+        if part.tries == 0 {
+            // It may be passing trouble: what was accepted before it says nothing.
+            part.refused_at = Some(self.accepted);
+        }
         part.tries += 1;
         self.parts.push_front(part);
         Step::Wait { after: None, smaller: false }

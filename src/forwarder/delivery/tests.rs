@@ -164,6 +164,16 @@ fn doubt_ends_after_its_retries() {
 }
 
 #[test]
+fn trouble_inside_the_far_side_gives_no_row_up_even_when_refusals_are_believed() {
+    let internal =
+        |_: &Range<usize>| Some(SendError::Doubtful { retries: 2, then: Then::Refused, why: String::new() });
+    for rows in [1, 8] {
+        let outcome = deliver(rows, Trust::Full, internal);
+        assert!(outcome.is_held && outcome.given_up.is_empty(), "{outcome:?}");
+    }
+}
+
+#[test]
 fn retries_keep_the_part_and_slowness_makes_it_smaller() {
     let mut delivery = Delivery::new(8, USUAL);
     let part = delivery.next(8).unwrap();
