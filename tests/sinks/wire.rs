@@ -183,6 +183,20 @@ async fn secrets_that_the_far_side_quotes_do_not_come_back_in_the_error() {
     assert!(!format!("{:?}", open(&sink, &trusted_clock(dir.path())).unwrap()).contains("quoted"));
 }
 
+#[tokio::test]
+async fn every_call_to_thingspeak_keeps_the_interval_and_supabase_demands_none() {
+    let bench = crate::bench::Bench::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let clock = trusted_clock(dir.path());
+    let bounds = |kind| open(&settings(kind), &clock).unwrap().bounds();
+    let interval = Duration::from_secs(15);
+    let thingspeak = bounds(SinkKind::ThingSpeak(config::ThingSpeak { interval, ..bench.thingspeak() }));
+    assert_eq!((thingspeak.interval, thingspeak.spacing), (interval, interval));
+    let supabase = bounds(SinkKind::Supabase(config::Supabase { interval, ..bench.supabase() }));
+    assert_eq!((supabase.interval, supabase.spacing), (interval, Duration::ZERO));
+    bench.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_used_is_named_before_anything_is_sent() {
     let dir = tempfile::tempdir().unwrap();

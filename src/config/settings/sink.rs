@@ -119,7 +119,7 @@ pub struct Supabase {
     pub max_rows: usize,
     /// Bytes a request.
     pub max_bytes: usize,
-    /// Between two requests.
+    /// Between two batches; the search for a row that was refused does not wait for it.
     pub interval: Duration,
 }
 
