@@ -50,7 +50,7 @@ pub enum State {
         /// Milliseconds since 1970-01-01 UTC.
         until_ms: i64,
     },
-    /// Somebody has to repair something; readings are kept meanwhile. The next try is at this time.
+    /// Somebody has to repair something, or every row is refused; readings are kept meanwhile. The next try is at this time.
     Holding {
         /// What is wrong.
         why: String,
