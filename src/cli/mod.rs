@@ -40,7 +40,7 @@ enum Command {
     /// Show what tampu does, with simulated devices and a local cloud; touches nothing of yours
     Demo(demo::Args),
     /// Run the gateway
-    Run(ConfigArg),
+    Run(run::Args),
     /// Write a commented configuration file, and make the certificates
     Init(init::Args),
     /// Say everything that is wrong with a configuration, without running it

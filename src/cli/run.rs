@@ -2,14 +2,30 @@
 
 use std::process::ExitCode;
 
+use anyhow::{Context as _, ensure};
+use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+
 use super::{ConfigArg, logging};
 use crate::gateway::Gateway;
 
 const MAX_WORKERS: usize = 2;
 
-pub(super) fn run(args: &ConfigArg) -> anyhow::Result<ExitCode> {
-    let file = args.file();
-    let config = args.load()?;
+/// Arguments of `tampu run`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// End with this process, which has started it: a gateway under show must not outlive the show
+    #[arg(long, value_name = "PID", hide = true)]
+    end_with: Option<i32>,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    if let Some(parent) = args.end_with {
+        end_with(parent)?;
+    }
+    let file = args.config.file();
+    let config = args.config.load()?;
     let level = logging::start(&config.log);
     match &file {
         Some(file) => tracing::info!(config = %file.display(), "tampu {}", env!("CARGO_PKG_VERSION")),
@@ -28,4 +44,15 @@ pub(super) fn run(args: &ConfigArg) -> anyhow::Result<ExitCode> {
         gateway.run_until_signal(|log| level.set(&log.level)).await
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// However the parent ends, the kernel then kills this process.
+fn end_with(parent: i32) -> anyhow::Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL)).context("cannot be told of the parent's end")?;
+    // It may have ended before the kernel was asked.
+    ensure!(
+        getppid().map(Pid::as_raw_pid) == Some(parent),
+        "the process {parent} is not the parent any more"
+    );
+    Ok(())
 }

@@ -139,6 +139,7 @@ impl Process {
         let program = std::env::current_exe().context("cannot find this very program")?;
         let mut command = Command::new(program);
         command.arg("run").arg("--config").arg(&place.config_file);
+        command.arg("--end-with").arg(std::process::id().to_string());
         // The environment wins over the file, and what is set there is meant for another gateway.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("TAMPU_") {

@@ -7,6 +7,7 @@ mod harness;
 
 mod anonymous;
 mod commands;
+mod demo;
 mod devices;
 mod durability;
 mod refused;
