@@ -1,6 +1,7 @@
 //! `tampu device`: certificates for devices, and what has to go into their firmware.
 
 mod kit;
+mod place;
 
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ use crate::message::{DeviceId, InvalidDeviceId};
 use crate::pki::{Device, Pki};
 
 use kit::Kit;
+pub(super) use place::open;
 
 /// The commands of `tampu device`.
 #[derive(Debug, Subcommand)]

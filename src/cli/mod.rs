@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, Invalid};
-use crate::{demo, gateway};
+use crate::demo;
 
 /// The exit code for a configuration that is not valid (`EX_CONFIG` of sysexits.h).
 const EXIT_CONFIG: u8 = 78;
@@ -109,8 +109,9 @@ impl Cli {
 }
 
 fn run_device(config: &ConfigArg, command: &device::DeviceCommand) -> anyhow::Result<ExitCode> {
+    let file = config.file();
     let config = config.load()?;
-    let pki = gateway::open_pki(&config)?;
+    let pki = device::open(command, &config, file.as_deref())?;
     device::run(command, &pki, config.listener.address.port(), &mut std::io::stdout().lock())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -23,6 +23,9 @@ pub use settings::*;
 /// The file that the package installs.
 pub const SYSTEM_FILE: &str = "/etc/tampu/config.toml";
 
+/// Where a gateway that runs as a service keeps its data.
+pub const SYSTEM_DATA_DIR: &str = "/var/lib/tampu";
+
 /// Something that is wrong with a setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {

@@ -90,7 +90,7 @@ fn default_data_dir() -> Option<PathBuf> {
         return Some(state);
     }
     if rustix::process::geteuid().is_root() {
-        return Some(PathBuf::from("/var/lib/tampu"));
+        return Some(PathBuf::from(super::SYSTEM_DATA_DIR));
     }
     let state = variable("XDG_STATE_HOME").or_else(|| variable("HOME").map(|home| home.join(".local/state")));
     state.map(|state| state.join("tampu"))

@@ -80,6 +80,14 @@ pub fn open_pki(config: &Config) -> Result<Pki, GatewayError> {
     Ok(Pki::open_or_create(&pki_dir(config), &config.pki, &config.gateway_id, &offline_clock(config)?)?)
 }
 
+/// Opens the PKI for a command that only looks: makes nothing. `None` if no gateway has made one yet.
+///
+/// # Errors
+/// When it cannot be looked at.
+pub fn existing_pki(config: &Config) -> Result<Option<Pki>, GatewayError> {
+    Ok(Pki::open(&pki_dir(config), &config.pki, &config.gateway_id, &offline_clock(config)?)?)
+}
+
 /// The clock for a command: it knows the floor, and no earlier boots.
 ///
 /// # Errors

@@ -69,27 +69,29 @@ pub(super) enum Purpose {
 
 impl Authority {
     /// Makes a CA if there is none, and repairs what can be repaired. Does nothing to an operator's own files.
+    /// Says whether the CA is a new one.
     pub(super) fn prepare(
         at: &AuthorityFiles,
         gateway: &DeviceId,
         now: OffsetDateTime,
-    ) -> Result<(), PkiError> {
+    ) -> Result<bool, PkiError> {
         if at.own {
-            return Ok(());
+            return Ok(false);
         }
         let key = at.key.as_deref().expect("a CA of ours has a key file");
         match at.read() {
-            Ok(_) => return Ok(()),
+            Ok(_) => return Ok(false),
             Err(error) if error.is_missing() => {}
             Err(error) if error.is_damage() && read_key(key).is_ok() => {
                 let aside = files::set_aside(&at.certificate)?;
                 warn!(%error, set_aside = %aside.display(), "the CA certificate is damaged: it is made again from its key");
             }
             // Without the key nothing can be made good: whoever needs the CA says what is wrong.
-            Err(_) => return Ok(()),
+            Err(_) => return Ok(false),
         }
         let provisioned = signed_by_us(&at.dir);
-        if !key.exists() {
+        let is_new = !key.exists();
+        if is_new {
             if let Some(found) = provisioned {
                 let wrong = format!(
                     "it is missing, and so is ca.key, though {} was signed with it",
@@ -98,7 +100,7 @@ impl Authority {
                 let remedy = "restore both from a backup; or move the whole directory away to start a new PKI, \
                               for which every device needs a new certificate";
                 warn!(file = %at.certificate.display(), wrong, remedy, "no CA");
-                return Ok(());
+                return Ok(false);
             }
             let pair = KeyPair::generate().map_err(|error| internal(&error))?;
             files::create(key, pair.serialize_pem().as_bytes(), FileMode::Secret)?;
@@ -107,12 +109,13 @@ impl Authority {
             && error.is_damage()
         {
             warn!(%error, "the CA's certificate is missing and its key is damaged: no CA");
-            return Ok(());
+            return Ok(false);
         }
         // A key without a certificate: the first start was cut short, or the certificate was lost. The same key
         // and name make a certificate that verifies all that the old one did.
         let name = provisioned.map(|(_, issuer)| issuer);
-        make_certificate(at, key, name, gateway, now)
+        make_certificate(at, key, name, gateway, now)?;
+        Ok(is_new)
     }
 
     /// Reads the CA.

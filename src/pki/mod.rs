@@ -67,6 +67,7 @@ pub struct Pki {
     gateway: DeviceId,
     settings: config::Pki,
     clock: Clock,
+    has_new_ca: bool,
 }
 
 /// A new device's certificate.
@@ -100,17 +101,44 @@ impl Pki {
         gateway: &DeviceId,
         clock: &Clock,
     ) -> Result<Self, PkiError> {
-        let pki = Self {
+        let mut pki = Self::at(dir, settings, gateway, clock);
+        files::private_dir(dir)?;
+        files::private_dir(&pki.devices_dir())?;
+        let _lock = files::lock(dir)?;
+        pki.has_new_ca = Authority::prepare(&pki.authority_files(), gateway, pki.now())?;
+        Ok(pki)
+    }
+
+    /// Opens the directory `dir` to look into it: makes nothing. `None` if there is no PKI yet.
+    ///
+    /// # Errors
+    /// When the file system does not let it be looked at.
+    pub fn open(
+        dir: &Path,
+        settings: &config::Pki,
+        gateway: &DeviceId,
+        clock: &Clock,
+    ) -> Result<Option<Self>, PkiError> {
+        let pki = Self::at(dir, settings, gateway, clock);
+        let devices = pki.devices_dir();
+        let there = devices.try_exists().map_err(|source| PkiError::io("looking for", &devices, source))?;
+        Ok(there.then_some(pki))
+    }
+
+    fn at(dir: &Path, settings: &config::Pki, gateway: &DeviceId, clock: &Clock) -> Self {
+        Self {
             dir: dir.to_owned(),
             gateway: gateway.clone(),
             settings: settings.clone(),
             clock: clock.clone(),
-        };
-        files::private_dir(dir)?;
-        files::private_dir(&pki.devices_dir())?;
-        let _lock = files::lock(dir)?;
-        Authority::prepare(&pki.authority_files(), gateway, pki.now())?;
-        Ok(pki)
+            has_new_ca: false,
+        }
+    }
+
+    /// Whether opening has made a new CA.
+    #[must_use]
+    pub fn has_new_ca(&self) -> bool {
+        self.has_new_ca
     }
 
     /// What is wrong with the certificates in `dir` and with those that the settings name, without changing or

@@ -150,6 +150,32 @@ fn buffer_status_says_the_same_of_a_gateway_that_runs_and_of_one_that_does_not()
     assert!(text(&words).contains('7'), "{}", text(&words));
 }
 
+#[test]
+fn looking_for_devices_where_there_is_no_gateway_makes_nothing_and_says_where_it_looked() {
+    let home = Home::new("");
+    for command in [["device", "list"].as_slice(), &["device", "list", "--json"], &["device", "show", "plug"]]
+    {
+        let output = home.tampu(command);
+        let said = text(&output);
+        assert!(!output.status.success(), "{said}");
+        assert!(said.contains(utf8(&home.path("data/pki"))) && said.contains("--config"), "{said}");
+    }
+    assert!(!home.path("data").exists());
+}
+
+#[test]
+fn a_new_ca_is_told_once() {
+    let home = Home::new("");
+    let add = |name| {
+        let output = home.tampu(&["device", "add", name]);
+        assert!(output.status.success(), "{}", text(&output));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let said = add("plug");
+    assert!(said.contains("made a new CA") && said.contains(utf8(&home.path("data/pki"))), "{said}");
+    assert_eq!(add("lamp"), "");
+}
+
 /// A directory that belongs to somebody else, whoever runs this.
 fn give_away(directory: &std::path::Path) {
     if rustix::process::geteuid().is_root() {
