@@ -177,8 +177,7 @@ impl Gateway {
         let tls = pki.server_tls(config.listener.client_auth);
         if let Err(unavailable) = tls.current() {
             tracing::error!(%unavailable, "no device can connect until this is mended");
-        }
-        if let Some(problem) = pki.signing_problem() {
+        } else if let Some(problem) = pki.signing_problem() {
             tracing::error!(%problem, "no device can be added, and no certificate renewed, until this is mended");
         }
         if let Some(warning) = Pki::names_to_know(&config.pki) {

@@ -261,7 +261,7 @@ fn explain_key(path: &Path, error: PkiError) -> PkiError {
         other => return other,
     };
     let remedy = format!(
-        "nothing can be signed: restore ca.key from a backup{hint}; devices that have a certificate go on working"
+        "restore ca.key from a backup{hint}: nothing can be signed without it; certificates that were made stay good"
     );
     PkiError::file(path, wrong, remedy)
 }

@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use crate::harness::mqtt::Device;
-use crate::harness::{Gateway, Home, text, utf8};
+use crate::harness::{Gateway, Home, LogLine, text, utf8};
 
 /// `EX_CONFIG` of sysexits.h.
 const EXIT_CONFIG: i32 = 78;
@@ -174,6 +174,20 @@ fn a_new_ca_is_told_once() {
     let said = add("plug");
     assert!(said.contains("made a new CA") && said.contains(utf8(&home.path("data/pki"))), "{said}");
     assert_eq!(add("lamp"), "");
+}
+
+#[test]
+fn a_ca_key_that_is_damaged_is_told_by_check_and_at_the_start() {
+    let (_, home) = Gateway::start("").terminate();
+    std::fs::write(home.path("data/pki/ca.key"), "garbage").unwrap();
+    let output = home.tampu(&["check"]);
+    assert_eq!(output.status.code(), Some(EXIT_CONFIG), "{}", text(&output));
+    assert!(text(&output).contains("restore ca.key from a backup"), "{}", text(&output));
+
+    let gateway = home.start();
+    let told =
+        |line: &LogLine| line.level() == "ERROR" && line.text().contains("restore ca.key from a backup");
+    gateway.wait_for_log("the key is told", told);
 }
 
 /// A directory that belongs to somebody else, whoever runs this.
