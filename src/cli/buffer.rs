@@ -77,7 +77,7 @@ fn look(
     match ask(&config.data_dir)? {
         Err(ClientError::NotRunning(_)) => {
             let directory = gateway::buffer_dir(&config);
-            refuse_if_not_ours(&directory, args.file().as_deref())?;
+            refuse_if_not_ours(&directory, &config.data_dir, args.file().as_deref())?;
             eprintln!("The gateway is not running; this is from the disk.");
             let sinks: Vec<_> = config.sinks.iter().map(|sink| sink.name.clone()).collect();
             let (buffer, _) = Buffer::open(&directory, &config.buffer, &sinks)?;
@@ -93,17 +93,19 @@ fn look(
 }
 
 /// Opening the store writes to it: nothing may be left there that the gateway cannot read or write.
-fn refuse_if_not_ours(directory: &Path, config: Option<&Path>) -> anyhow::Result<()> {
+fn refuse_if_not_ours(directory: &Path, data_dir: &Path, config: Option<&Path>) -> anyhow::Result<()> {
     let shown = directory.display();
     match owner::other_owner(directory) {
         Ok(None) => Ok(()),
         Ok(Some(owner)) => {
-            let option = config.map_or(String::new(), |file| format!(" --config {}", file.display()));
+            // Which file and directory are meant may depend on who asks.
+            let file = config.map_or(String::new(), |file| format!(" TAMPU_CONFIG='{}'", file.display()));
             bail!(
-                "the gateway is not running, and its buffer {shown} belongs to {owner}: opened by {}, it could be \
-                 left with files that {owner} cannot use. Start the gateway (`sudo systemctl start tampu`) and ask \
-                 again, or run: sudo -u '{owner}' tampu buffer status{option}",
-                owner::User::current()
+                "no gateway answers, and the buffer {shown} belongs to {owner}: opened by {}, it could be left with \
+                 files that {owner} cannot use. Start the gateway (`sudo systemctl start tampu`) and ask again, or put \
+                 this before the command: sudo -u '{owner}' env TAMPU_GATEWAY__DATA_DIR='{}'{file}",
+                owner::User::current(),
+                data_dir.display()
             )
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
