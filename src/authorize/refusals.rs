@@ -81,6 +81,8 @@ refusals! {
     QosUnsupported = "qos_unsupported",
     /// A publish to a topic that the device may not publish to.
     PublishNotAllowed = "publish_not_allowed",
+    /// A payload that no sink can use: it is kept as a dead letter.
+    PayloadUnfit = "payload_unfit",
     /// A subscription to a filter that the device may not subscribe to.
     SubscribeNotAllowed = "subscribe_not_allowed",
     /// A filter that is none, or more filters than a connection may hold.

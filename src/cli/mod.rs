@@ -101,11 +101,24 @@ impl Cli {
                 ExitCode::from(EXIT_CONFIG)
             }
             Err(error) => {
-                eprintln!("Error: {error:#}");
+                eprintln!("Error: {}", told_once(&error));
                 ExitCode::FAILURE
             }
         }
     }
+}
+
+/// The error and its causes, without a cause that the one before has told already.
+fn told_once(error: &anyhow::Error) -> String {
+    let mut told = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if told.is_empty() {
+            told = cause;
+        } else if !told.ends_with(&cause) {
+            told = format!("{told}: {cause}");
+        }
+    }
+    told
 }
 
 fn run_device(config: &ConfigArg, command: &device::DeviceCommand) -> anyhow::Result<ExitCode> {
@@ -124,6 +137,13 @@ fn block_on<T>(task: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
+
+    #[test]
+    fn the_systems_words_are_told_once() {
+        let denied = || anyhow::anyhow!("Permission denied (os error 13)");
+        let error = denied().context("reading /x: Permission denied (os error 13)").context("the key");
+        assert_eq!(super::told_once(&error), "the key: reading /x: Permission denied (os error 13)");
+    }
 
     #[test]
     fn the_command_line_is_sound() {

@@ -142,7 +142,11 @@ impl Session {
             history.remember(publish, seq, received, self.unacked.len());
         }
         self.broker.counters.readings.add(1);
-        self.broker.counters.readings_unfit.add(unfit.is_some().into());
+        drop(history);
+        if let Some(fault) = unfit {
+            self.broker.counters.readings_unfit.add(1);
+            self.refuse(Refusal::PayloadUnfit, &format!("{}: {fault}", publish.topic));
+        }
         Ok(Stored::Now(Original { seq, earlier: false }))
     }
 

@@ -112,6 +112,7 @@ async fn an_unfit_payload_is_acknowledged_and_kept_with_the_reason() {
     plug.send(&publish1("plug/reading", 2, "{\"t\":21.5}")).await;
     plug.expect(&puback(2)).await;
     assert_eq!(gateway.broker.figures().readings_unfit, 1);
+    assert_eq!(gateway.refused("payload_unfit"), 1, "and said so in the log");
     let mut reader = gateway.buffer.reader(&device("cloud")).unwrap();
     let readings = patiently("for the fit one", reader.next(ALL)).await.unwrap();
     assert_eq!(readings.iter().map(|reading| reading.seq).collect::<Vec<_>>(), [2]);
