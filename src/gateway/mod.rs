@@ -175,40 +175,8 @@ impl Gateway {
         };
 
         let tls = pki.server_tls(config.listener.client_auth);
-        if let Err(unavailable) = tls.current() {
-            tracing::error!(%unavailable, "no device can connect until this is mended");
-        } else if let Some(problem) = pki.signing_problem() {
-            tracing::error!(%problem, "no device can be added, and no certificate renewed, until this is mended");
-        }
-        if let Some(warning) = Pki::names_to_know(&config.pki) {
-            tracing::warn!("pki.server_cert: {warning}");
-        }
-
-        let service = tasks.spawner(Stage::Service);
-        match Api::bind(&config.data_dir) {
-            Ok(api) => service.essential("api", api.run(handles.clone(), service.cancelled().clone())),
-            // Nobody can ask how the gateway is, but it can do its work.
-            Err(error) => {
-                let socket = crate::api::socket_path(&config.data_dir);
-                tracing::error!(%error, socket = %socket.display(), "the status cannot be asked for");
-            }
-        }
-        let (store, cancel) = (handles.buffer.clone(), service.cancelled().clone());
-        service.essential("store", async move {
-            tokio::select! {
-                () = store.ended() => {}
-                () = cancel.cancelled() => {}
-            }
-        });
-        service.essential(
-            "maintenance",
-            maintenance::run(
-                handles.clock.clone(),
-                handles.buffer.clone(),
-                tls.clone(),
-                service.cancelled().clone(),
-            ),
-        );
+        say_what_is_wrong(&config, &pki, &tls);
+        start_service(&tasks, &handles, &tls, &config.data_dir);
         let broker = handles.broker.clone();
         let serve = move |stream, identity, address, cancel| {
             let broker = broker.clone();
@@ -303,6 +271,46 @@ impl Gateway {
                 "no sink: readings stay in the buffer; `tampu init` writes a configuration with all of them"
             );
         }
+    }
+}
+
+/// What watches the others: the status, the store's thread, the clock and the certificates.
+fn start_service(tasks: &Tasks, handles: &Handles, tls: &ServerTls, data_dir: &Path) {
+    let service = tasks.spawner(Stage::Service);
+    match Api::bind(data_dir) {
+        Ok(api) => service.essential("api", api.run(handles.clone(), service.cancelled().clone())),
+        // Nobody can ask how the gateway is, but it can do its work.
+        Err(error) => {
+            let socket = crate::api::socket_path(data_dir);
+            tracing::error!(%error, socket = %socket.display(), "the status cannot be asked for");
+        }
+    }
+    let (store, cancel) = (handles.buffer.clone(), service.cancelled().clone());
+    service.essential("store", async move {
+        tokio::select! {
+            () = store.ended() => {}
+            () = cancel.cancelled() => {}
+        }
+    });
+    service.essential(
+        "maintenance",
+        maintenance::run(
+            handles.clock.clone(),
+            handles.buffer.clone(),
+            tls.clone(),
+            service.cancelled().clone(),
+        ),
+    );
+}
+
+fn say_what_is_wrong(config: &Config, pki: &Pki, tls: &ServerTls) {
+    if let Err(unavailable) = tls.current() {
+        tracing::error!(%unavailable, "no device can connect until this is mended");
+    } else if let Some(problem) = pki.signing_problem() {
+        tracing::error!(%problem, "no device can be added, and no certificate renewed, until this is mended");
+    }
+    if let Some(warning) = Pki::names_to_know(&config.pki) {
+        tracing::warn!("pki.server_cert: {warning}");
     }
 }
 
