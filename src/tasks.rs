@@ -6,6 +6,7 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -48,6 +49,18 @@ pub struct Tasks {
 struct StageTasks {
     cancel: CancellationToken,
     tracker: TaskTracker,
+    /// The runtime of its own, if it has one; otherwise whichever the caller is on.
+    runtime: Option<Handle>,
+}
+
+impl StageTasks {
+    #[allow(clippy::disallowed_methods, reason = "this is the place")]
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        match &self.runtime {
+            Some(runtime) => self.tracker.spawn_on(task, runtime),
+            None => self.tracker.spawn(task),
+        };
+    }
 }
 
 /// Spawns tasks of one stage. Cheap to clone.
@@ -65,6 +78,17 @@ impl Default for Tasks {
 }
 
 impl Tasks {
+    /// Everything behind the buffer runs on a runtime of its own: what a sink does, however long it computes,
+    /// takes no time from the sessions.
+    #[must_use]
+    pub fn with_background(runtime: &Handle) -> Self {
+        let mut tasks = Self::default();
+        for stage in [Stage::Forwarders, Stage::Service] {
+            tasks.stages[stage as usize].runtime = Some(runtime.clone());
+        }
+        tasks
+    }
+
     /// A spawner for one stage.
     #[must_use]
     pub fn spawner(&self, stage: Stage) -> Spawner {
@@ -82,7 +106,7 @@ impl Tasks {
         let end = Instant::now() + deadline;
         let mut late = Vec::new();
         for stage in STAGES {
-            let StageTasks { cancel, tracker } = &self.stages[stage as usize];
+            let StageTasks { cancel, tracker, .. } = &self.stages[stage as usize];
             cancel.cancel();
             tracker.close();
             if tokio::time::timeout_at(end, tracker.wait()).await.is_err() {
@@ -101,14 +125,13 @@ impl Spawner {
     }
 
     /// Spawns a task that must run until its stage is told to end.
-    #[allow(clippy::disallowed_methods, reason = "this is the place")]
     pub fn essential<F>(&self, name: impl Into<String>, task: F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let name = name.into();
         let (report, cancel) = (self.report.clone(), self.tasks.cancel.clone());
-        self.tasks.tracker.spawn(async move {
+        self.tasks.spawn(async move {
             let how = match AssertUnwindSafe(task).catch_unwind().await {
                 Ok(()) if cancel.is_cancelled() => return,
                 Ok(()) => "ended",
@@ -121,12 +144,11 @@ impl Spawner {
 
     /// Spawns a task that may end at any time, such as one that serves a connection.
     /// A panic in it is its own: the panic hook has logged it.
-    #[allow(clippy::disallowed_methods, reason = "this is the place")]
     pub fn passing<F>(&self, task: F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.tasks.tracker.spawn(task);
+        self.tasks.spawn(task);
     }
 }
 
@@ -147,6 +169,28 @@ mod tests {
         let mut tasks = Tasks::default();
         tasks.spawner(Stage::Forwarders).essential("forwarder cloud", async { panic!("on purpose") });
         assert_eq!(tasks.failure().await.how, "panicked");
+    }
+
+    #[test]
+    fn what_is_behind_the_buffer_runs_on_its_own_runtime() {
+        let build = |name: &str| {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            builder.thread_name(name).worker_threads(1).build().unwrap()
+        };
+        let (sessions, background) = (build("sessions"), build("background"));
+        let tasks = Tasks::with_background(background.handle());
+        let (name, names) = std::sync::mpsc::sync_channel(4);
+        for stage in STAGES {
+            let name = name.clone();
+            let task =
+                async move { name.send((stage, std::thread::current().name().map(str::to_owned))).unwrap() };
+            sessions.block_on(async { tasks.spawner(stage).passing(task) });
+        }
+        for _ in STAGES {
+            let (stage, name) = names.recv().unwrap();
+            let expected = if stage < Stage::Forwarders { "sessions" } else { "background" };
+            assert_eq!(name.as_deref(), Some(expected), "{stage:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,6 +10,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -133,13 +134,18 @@ fn warn_of_other_owner(directory: &Path) {
 
 impl Gateway {
     /// Starts everything, in the order of the path from the far end, so that what accepts comes last.
+    /// What is behind the buffer runs on `background`.
     ///
     /// # Errors
     /// What keeps it from accepting readings.
-    pub async fn start(config: Config, file: Option<PathBuf>) -> Result<Self, GatewayError> {
+    pub async fn start(
+        config: Config,
+        file: Option<PathBuf>,
+        background: &Handle,
+    ) -> Result<Self, GatewayError> {
         make_directory(&config.data_dir)?;
         warn_of_other_owner(&config.data_dir);
-        let tasks = Tasks::default();
+        let tasks = Tasks::with_background(background);
 
         let sinks: Vec<_> = config.sinks.iter().map(|sink| sink.name.clone()).collect();
         let (buffer, found) = Buffer::open(&buffer_dir(&config), &config.buffer, &sinks)?;
