@@ -50,7 +50,8 @@ async fn append_and_drain(group: u64, readings: u64) {
     let before = Usage::now(dir.path());
     append(&buffer, group, readings).await;
     let appended = Usage::now(dir.path());
-    let live = buffer.status().live_bytes;
+    let status = buffer.status();
+    let live = status.live_bytes;
     let disk = files_bytes(&dir.path().join("store"));
     drain(&buffer, readings).await;
     buffer.close().await;
@@ -59,13 +60,14 @@ async fn append_and_drain(group: u64, readings: u64) {
     let per_million = 1e6 / readings as f64;
     println!(
         "group {group:>3}: append {:>6.2} CPU s per 1M, drain {:>5.2}; device bytes per payload byte: append {:.2}, \
-         with drain {:.2}; per payload byte live {:.3}, on disk {:.2}; {:.0} readings/s",
+         with drain {:.2}; per payload byte live {:.3}, on disk {:.2}; {:.2} fdatasync a group; {:.0} readings/s",
         (appended.cpu - before.cpu).as_secs_f64() * per_million,
         (drained.cpu - appended.cpu).as_secs_f64() * per_million,
         (appended.written - before.written) as f64 / payload,
         (drained.written - before.written) as f64 / payload,
         live as f64 / payload,
         disk as f64 / payload,
+        status.commits as f64 / readings.div_ceil(group) as f64,
         readings as f64 / (appended.at - before.at).as_secs_f64(),
     );
 }

@@ -43,6 +43,7 @@ pub(super) fn write(
         book.letters.splice(0..0, letters);
         return Err(error);
     }
+    book.commits += 1;
     book.set_state(next);
     Ok(passed)
 }

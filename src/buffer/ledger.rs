@@ -102,6 +102,7 @@ pub(super) struct Book {
     /// Gaps or boots have changed.
     pub(super) facts_dirty: bool,
     pub(super) disk_bytes: u64,
+    pub(super) commits: u64,
     pub(super) trouble: Option<String>,
 }
 
@@ -217,6 +218,7 @@ impl Ledger {
             blocks: book.state.keys,
             live_bytes: book.state.live_bytes,
             disk_bytes: book.disk_bytes,
+            commits: book.commits,
             refused_full: book.state.refused_full,
             dead_letters: book.state.letters,
             dead_letters_evicted: book.state.letters_evicted,

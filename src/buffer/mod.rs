@@ -289,6 +289,8 @@ pub struct Status {
     pub live_bytes: u64,
     /// Bytes of files on disk, as of about the last second.
     pub disk_bytes: u64,
+    /// Commits since the opening, each with one fdatasync.
+    pub commits: u64,
     /// QoS 0 publishes that were refused because the buffer was full.
     pub refused_full: u64,
     /// Dead letters that are kept.

@@ -127,3 +127,20 @@ async fn a_payload_of_any_size_comes_back_and_an_unfit_one_becomes_a_dead_letter
     assert_eq!(letters[0].reading.payload, noise);
     conserved(&buffer);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readings_of_many_connections_share_one_sync() {
+    let dir = tempfile::tempdir().unwrap();
+    let patient = config::Buffer { ack_delay: Duration::from_millis(500), ..settings() };
+    let (buffer, _) = Buffer::open(dir.path(), &patient, &[]).unwrap();
+    let device = DeviceId::parse("plug").unwrap();
+    let mut writers: Vec<_> = (0..8).map(|_| buffer.writer()).collect();
+    for n in 0..512_usize {
+        let reading = incoming(&device, b"21.5", None);
+        writers[n % 8].submit(&reading, Wait::ForAck).unwrap();
+    }
+    writers[7].until_durable(512).await.unwrap();
+    // Two full groups; if the thread came late the first holds more and the rest waits for its time.
+    let commits = buffer.status().commits;
+    assert!((1..=8).contains(&commits), "{commits} commits for 512 readings");
+}
