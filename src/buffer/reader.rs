@@ -175,12 +175,6 @@ impl Reader {
         book.sinks.get(&self.sink).map_or(0, |sink| sink.cursor.pending(book.state.end))
     }
 
-    /// Resolves when there may be more than at the last look. Cancel-safe.
-    pub async fn changed(&mut self) {
-        // An error means that the buffer has ended, which `peek` and `next` tell.
-        self.ends.changed().await.ok();
-    }
-
     /// The ranges that the next answer comes from, at most `most` numbers.
     fn wanted(&mut self, most: usize) -> Vec<(Seq, Seq)> {
         let book = self.handle.0.ledger.book();

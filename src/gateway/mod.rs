@@ -206,12 +206,6 @@ impl Gateway {
         Ok(gateway)
     }
 
-    /// Where it listens.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.handles.listener
-    }
-
     /// Runs until SIGTERM or SIGINT, then drains; reloads on SIGHUP.
     ///
     /// `log_changed` is told when a reload brought other log settings.
