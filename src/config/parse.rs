@@ -423,6 +423,7 @@ fn buffer(mut table: Table) -> Buffer {
             .value::<FullPolicy>("when_full", "\"drop_oldest\" or \"refuse_new\"")
             .unwrap_or(default.when_full),
         max_dead_letters: table.count("max_dead_letters", 0..=1_000_000).unwrap_or(default.max_dead_letters),
+        stuck_after: table.duration("stuck_after", SECOND..=HOUR).unwrap_or(default.stuck_after),
     };
     table.finish();
     buffer

@@ -328,6 +328,8 @@ pub struct Buffer {
     pub when_full: FullPolicy,
     /// Dead letters that are kept; beyond it the oldest goes, counted.
     pub max_dead_letters: usize,
+    /// How long one access to the disk may take before the disk is given up for dead, and the process ended.
+    pub stuck_after: Duration,
 }
 
 impl Default for Buffer {
@@ -340,6 +342,8 @@ impl Default for Buffer {
             min_free_bytes: 256 * 1024 * 1024,
             when_full: FullPolicy::DropOldest,
             max_dead_letters: 10_000,
+            // The kernel, too, calls a task hung that waits for a disk so long (kernel.hung_task_timeout_secs).
+            stuck_after: Duration::from_secs(120),
         }
     }
 }
