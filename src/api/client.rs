@@ -16,6 +16,9 @@ pub enum ClientError {
     /// There is one, but its answer is no answer.
     #[error("the gateway does not answer as it should: {0}")]
     Failed(#[from] reqwest::Error),
+    /// It says why it cannot.
+    #[error("the gateway cannot answer: {0}")]
+    Unavailable(String),
 }
 
 /// Asks the gateway that works in `data_dir` how it is.
@@ -45,5 +48,8 @@ async fn ask(data_dir: &Path, what: &str) -> Result<Value, ClientError> {
             ClientError::Failed(error)
         }
     })?;
+    if answer.status() == reqwest::StatusCode::SERVICE_UNAVAILABLE {
+        return Err(ClientError::Unavailable(answer.text().await?));
+    }
     Ok(answer.error_for_status()?.json().await?)
 }

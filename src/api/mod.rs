@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
@@ -26,6 +27,8 @@ use crate::message::{DeviceId, Seq};
 
 /// Dead letters that one answer holds at most: each may be as large as a packet.
 const MAX_LETTERS: usize = 1_000;
+/// They are read from the disk, which may not answer. The command line waits for 5 s.
+const LETTERS_DEADLINE: Duration = Duration::from_secs(3);
 
 /// The parts that can be asked.
 #[derive(Debug, Clone)]
@@ -108,11 +111,13 @@ struct Wanted {
 async fn dead_letters(
     State(handles): State<Arc<Handles>>,
     Query(Wanted { limit }): Query<Wanted>,
-) -> Result<Json<Vec<DeadLetter>>, StatusCode> {
+) -> Result<Json<Vec<DeadLetter>>, (StatusCode, String)> {
     let limit = limit.unwrap_or(MAX_LETTERS).min(MAX_LETTERS);
-    match handles.buffer.dead_letters(limit).await {
-        Ok(letters) => Ok(Json(letters.into_iter().map(DeadLetter::from).collect())),
-        Err(buffer::Closed) => Err(StatusCode::SERVICE_UNAVAILABLE),
+    let unavailable = |why: String| (StatusCode::SERVICE_UNAVAILABLE, why);
+    match tokio::time::timeout(LETTERS_DEADLINE, handles.buffer.dead_letters(limit)).await {
+        Ok(Ok(letters)) => Ok(Json(letters.into_iter().map(DeadLetter::from).collect())),
+        Ok(Err(closed)) => Err(unavailable(closed.to_string())),
+        Err(_) => Err(unavailable(format!("the disk has not answered within {LETTERS_DEADLINE:?}"))),
     }
 }
 

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock, statvfs};
 
-use super::OpenError;
+use super::{OpenError, watchdog};
 use crate::message::Seq;
 
 /// A predecessor that is still closing gets so much time.
@@ -124,6 +124,7 @@ impl Disk {
         if self.faults.sync.load(std::sync::atomic::Ordering::SeqCst) {
             return Err(io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error()));
         }
+        watchdog::step("fdatasync of the store");
         file.sync_data()
     }
 
@@ -134,6 +135,7 @@ impl Disk {
 
     /// A mark that cannot be written is only staler: that is what it may be at any time.
     pub(super) fn set_tail(&self, tail: Tail) {
+        watchdog::step("writing how far readings were acknowledged");
         tail.write(&self.tail).ok();
     }
 
@@ -151,6 +153,7 @@ impl Disk {
 
     /// Bytes that the file system has left for us.
     pub(super) fn free_bytes(&self) -> io::Result<u64> {
+        watchdog::step("asking for the free space");
         #[cfg(test)]
         if let free @ 1.. = self.faults.free.load(std::sync::atomic::Ordering::SeqCst) {
             return Ok(free - 1);
@@ -161,6 +164,7 @@ impl Disk {
 
     /// Bytes that the store's files take up.
     pub(super) fn used_bytes(&self) -> io::Result<u64> {
+        watchdog::step("looking at the store's files");
         let mut sum = 0;
         for entry in fs::read_dir(self.store())? {
             match entry?.metadata() {
@@ -179,6 +183,7 @@ impl Disk {
 
     /// Takes space that can be given up later.
     pub(super) fn make_ballast(&self) -> io::Result<()> {
+        watchdog::step("taking space for the ballast");
         let path = self.dir.join("ballast");
         let taken = File::create(&path)
             .and_then(|file| Ok(fallocate(&file, FallocateFlags::empty(), 0, BALLAST_BYTES)?));
@@ -190,12 +195,14 @@ impl Disk {
 
     /// Gives the space up; says whether there was any.
     pub(super) fn drop_ballast(&self) -> bool {
+        watchdog::step("giving up the ballast");
         fs::remove_file(self.dir.join("ballast")).is_ok()
     }
 
     /// Renames the store so that it is kept but not used, and says where it is. Without a store, the one that was
     /// set aside last: its rebuilding was interrupted.
     pub(super) fn set_aside(&self) -> io::Result<Option<PathBuf>> {
+        watchdog::step("setting the damaged store aside");
         let mut damaged = self.damaged()?;
         let store = self.store();
         if store.exists() {
@@ -243,6 +250,7 @@ impl Disk {
     }
 
     fn sync_dir(&self) -> io::Result<()> {
+        watchdog::step("fsync of the buffer's directory");
         File::open(&self.dir)?.sync_all()
     }
 }

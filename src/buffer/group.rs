@@ -98,9 +98,8 @@ impl Group {
         faults.filter(|index| (from..to).contains(index)).filter_map(|index| letter(&index)).collect()
     }
 
-    /// Tells the connections that have readings in this group, and empties it for the next use.
-    pub(super) fn release(&mut self) {
-        self.waiters.drain(..).for_each(|waiter| waiter.notify_waiters());
+    /// Empties it for the next use.
+    fn clear(&mut self) {
         self.bytes.clear();
         self.bytes.shrink_to(KEEP_BYTES);
         self.ends.clear();
@@ -114,6 +113,8 @@ impl Group {
 #[derive(Debug)]
 struct State {
     open: Group,
+    /// Those who wait for a group that was swapped out.
+    waiters: Vec<Arc<Notify>>,
     next: Seq,
     /// The store takes nothing more for now: full under `refuse_new`, or no space.
     refusing: bool,
@@ -174,6 +175,7 @@ impl Intake {
         Self {
             state: Mutex::new(State {
                 open,
+                waiters: Vec::new(),
                 next,
                 refusing: false,
                 closed: false,
@@ -282,7 +284,9 @@ impl Intake {
         let mut fresh = spare.take().unwrap_or_else(Group::new);
         fresh.number = state.open.number + 1;
         fresh.first = state.next;
-        std::mem::replace(&mut state.open, fresh)
+        let mut group = std::mem::replace(&mut state.open, fresh);
+        state.waiters.append(&mut group.waiters);
+        group
     }
 
     /// Whatever is open, due or not.
@@ -291,8 +295,16 @@ impl Intake {
         (!state.open.is_empty()).then(|| Self::swap(&mut state, spare))
     }
 
-    /// Publishes the watermark. Call it before the group is released.
-    pub(super) fn set_durable(&self, end: Seq) {
+    /// A group is on disk: tells those who wait for it, and empties it for the next use.
+    pub(super) fn release(&self, group: &mut Group) {
+        self.set_durable(group.end());
+        group.clear();
+        std::mem::swap(&mut self.state().waiters, &mut group.waiters);
+        group.waiters.drain(..).for_each(|waiter| waiter.notify_waiters());
+    }
+
+    /// Publishes the watermark.
+    fn set_durable(&self, end: Seq) {
         self.durable_end.store(end, Ordering::Release);
     }
 
@@ -338,16 +350,16 @@ impl Intake {
         self.wake.notify_one();
     }
 
-    /// The thread has ended: nobody needs to wait any more.
-    pub(super) fn ended(&self, left: Option<Group>) {
+    /// The thread has ended, or will never come back: nobody needs to wait any more.
+    pub(super) fn ended(&self) {
         let mut state = self.state();
         state.closed = true;
         self.closed.store(true, Ordering::Release);
-        state.open.release();
+        let mut waiters = std::mem::take(&mut state.waiters);
+        waiters.append(&mut state.open.waiters);
+        state.open.clear();
         drop(state);
-        if let Some(mut group) = left {
-            group.release();
-        }
+        waiters.iter().for_each(|waiter| waiter.notify_waiters());
         self.room.notify_waiters();
     }
 

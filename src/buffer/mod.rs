@@ -41,7 +41,8 @@
 //!
 //! # Threads
 //!
-//! One thread owns the store (`thread`); it may block, nothing else here does. Writers and readers meet it under two
+//! One thread owns the store (`thread`); it may block, nothing else here does. Another one watches that it does not block
+//! for ever (`watchdog`). Writers and readers meet it under two
 //! short locks: the intake (`group`) and the ledger (`ledger`). Neither is ever held across a disk access or an await.
 
 mod block;
@@ -60,6 +61,7 @@ mod shrink;
 mod space;
 mod store;
 mod thread;
+mod watchdog;
 mod writer;
 
 #[cfg(test)]
@@ -79,6 +81,7 @@ use tokio::sync::oneshot;
 
 pub use self::reader::Reader;
 use self::thread::{Command, Hub};
+pub use self::watchdog::Stuck;
 pub use self::writer::Writer;
 use crate::config;
 use crate::message::{BootId, Reading, Seq};
@@ -106,6 +109,14 @@ pub enum OpenError {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// The disk does not answer. The thread that asked it is still there, and has the store locked.
+    #[error("buffer {path}: {stuck}")]
+    Stuck {
+        /// The buffer's directory.
+        path: PathBuf,
+        /// Where it stands.
+        stuck: Stuck,
+    },
 }
 
 /// Handle over the one thread that owns the store. Cheap to clone.
@@ -127,13 +138,13 @@ impl Buffer {
     /// `sinks`: those configured now; each gets a cursor. Blocking; call it before the runtime is busy.
     ///
     /// # Errors
-    /// When another process has it open, or the directory cannot be used at all.
+    /// When another process has it open, or the directory cannot be used at all, or the disk does not answer.
     pub fn open(
         dir: &Path,
         settings: &config::Buffer,
         sinks: &[config::SinkName],
     ) -> Result<(Self, OpenReport), OpenError> {
-        open::open(dir, settings, sinks)
+        thread::start(dir, settings, sinks)
     }
 
     /// A handle that appends: one a connection or other producer.
@@ -151,7 +162,9 @@ impl Buffer {
     /// A snapshot that costs nothing: no disk access.
     #[must_use]
     pub fn status(&self) -> Status {
-        self.0.0.ledger.status()
+        let mut status = self.0.0.ledger.status();
+        status.trouble = status.trouble.or_else(|| self.0.0.pulse.slow());
+        status
     }
 
     /// The newest dead letters, at most `limit`; none while the store is in trouble.
@@ -161,7 +174,7 @@ impl Buffer {
     pub async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, Closed> {
         let (reply, letters) = oneshot::channel();
         self.0.0.ask(Command::DeadLetters { limit, reply }).await?;
-        Ok(letters.await.unwrap_or_default())
+        Ok(self.0.0.answer(letters).await?.unwrap_or_default())
     }
 
     /// Wall minus boot clock in milliseconds, by boot, as far as it was ever known (P7). The newest 64 boots.
@@ -178,20 +191,24 @@ impl Buffer {
         self.0.0.ledger.book().set_boot(boot, offset_ms);
         let (reply, written) = oneshot::channel();
         self.0.0.ask(Command::Write { reply }).await?;
-        written.await.ok();
+        self.0.0.answer(written).await?;
         Ok(())
     }
 
     /// Commits what is open, moves cursors, syncs, ends the thread. Later calls answer `Closed`.
+    /// Returns as well when the thread stands still: [`Buffer::ended`] tells.
     pub async fn close(&self) {
         self.0.0.intake.close();
-        self.ended().await;
+        self.ended().await.ok();
     }
 
     /// Resolves when the store's thread has ended, whether it was told to or not.
-    pub async fn ended(&self) {
-        let mut ends = self.0.0.ends.clone();
-        while ends.changed().await.is_ok() {}
+    ///
+    /// # Errors
+    /// When it stands still instead, for `stuck_after` at least: it can be neither joined nor ended, and holds the
+    /// store. All that is left is to end the process.
+    pub async fn ended(&self) -> Result<(), Stuck> {
+        self.0.0.ended().await
     }
 }
 

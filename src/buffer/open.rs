@@ -1,8 +1,6 @@
 //! From a directory to a running buffer.
 
 use std::hash::{BuildHasher, Hasher};
-use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
@@ -16,34 +14,30 @@ use super::ledger::{Book, Ledger, Sink, State};
 use super::salvage;
 use super::store::{Store, StoreError, newest_segments};
 use super::thread::{Hub, Keeper};
-use super::{Buffer, DropReason, Handle, OpenError, OpenReport};
+use super::watchdog::{Pulse, Stuck};
+use super::{DropReason, OpenReport};
 use crate::config::{self, SinkName};
 use crate::message::Seq;
 
 /// Commands that wait for the thread.
 const MAX_COMMANDS: usize = 64;
 
-/// Opens or creates the buffer, and starts its thread.
-pub(super) fn open(
-    dir: &Path,
-    settings: &config::Buffer,
-    sinks: &[SinkName],
-) -> Result<(Buffer, OpenReport), OpenError> {
-    let disk = Disk::lock(dir)?;
-    start(disk, settings, sinks).map_err(|error| OpenError::Io {
-        path: dir.to_owned(),
-        source: match error {
-            StoreError::Io(error) | StoreError::Sync(error) => error,
-            StoreError::Damaged(what) => io::Error::other(what),
-        },
-    })
+/// A buffer, before its thread runs.
+pub(super) struct Opened {
+    pub(super) keeper: Keeper,
+    pub(super) hub: Arc<Hub>,
+    /// For whoever watches the thread of this pulse.
+    pub(super) stood: watch::Sender<Option<Stuck>>,
+    pub(super) report: OpenReport,
 }
 
-fn start(
+/// Opens or creates the buffer.
+pub(super) fn start(
     disk: Disk,
     settings: &config::Buffer,
     sinks: &[SinkName],
-) -> Result<(Buffer, OpenReport), StoreError> {
+    pulse: Arc<Pulse>,
+) -> Result<Opened, StoreError> {
     let (opened, report) = match open_store(&disk, sinks) {
         Ok((store, book, report)) => (Ok((store, book)), report),
         // The daemon starts, says what is wrong, and takes readings as soon as the disk can (P5).
@@ -60,11 +54,14 @@ fn start(
     let end = book.state.end;
     let (commands, receiver) = mpsc::channel(MAX_COMMANDS);
     let (ends, watched) = watch::channel(end);
+    let (stood, standing) = watch::channel(None);
     let hub = Arc::new(Hub {
         intake: Intake::new(end, settings.ack_delay, settings.qos0_window),
         ledger: Ledger::new(book),
         commands,
         ends: watched,
+        pulse,
+        stood: standing,
         #[cfg(test)]
         faults: Arc::clone(&disk.faults),
     });
@@ -72,8 +69,7 @@ fn start(
     if let Some(error) = latched {
         keeper.start_latched(error);
     }
-    std::thread::Builder::new().name("store".to_owned()).spawn(move || keeper.run())?;
-    Ok((Buffer(Arc::new(Handle(hub))), report))
+    Ok(Opened { keeper, hub, stood, report })
 }
 
 /// Opens the store, gives every sink its cursor, and begins a new epoch: that is on disk before the first append.

@@ -59,7 +59,7 @@ impl Reader {
             }
             if self.pending() > 0 {
                 tokio::time::sleep(ASK_AGAIN).await;
-            } else if self.ends.changed().await.is_err() {
+            } else if self.handle.0.or_closed(self.ends.changed()).await?.is_err() {
                 return Err(Closed);
             }
         }
@@ -136,7 +136,7 @@ impl Reader {
             let (reply, written) = oneshot::channel();
             self.ask(Command::Write { reply }).await?;
             // No answer: the store is in trouble, and the letters wait with everything else.
-            written.await.ok();
+            self.handle.0.answer(written).await?;
         }
         Ok(())
     }
@@ -232,7 +232,7 @@ impl Reader {
     async fn fetch(&mut self, from: Seq, to: Seq) -> Result<bool, Closed> {
         let (reply, fetched) = oneshot::channel();
         self.ask(Command::Fetch { from, to, reply }).await?;
-        let Ok(blocks) = fetched.await else { return Ok(false) };
+        let Some(blocks) = self.handle.0.answer(fetched).await? else { return Ok(false) };
         for block in blocks {
             match block.decode(&mut self.names) {
                 Some(readings) => self.decoded.push(readings),

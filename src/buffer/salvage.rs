@@ -16,6 +16,7 @@ use super::frame::{self, Fields, Frame, Kind, MAGIC, MAX_VALUE, key};
 use super::ledger::{Book, State};
 use super::ranges::Ranges;
 use super::store::{Batch, Store, StoreError};
+use super::watchdog;
 use crate::message::Seq;
 
 const CHUNK: usize = 1024 * 1024;
@@ -299,6 +300,8 @@ fn scan(file: &File, mut visit: impl FnMut(u64, &Frame<'_>)) -> io::Result<()> {
 pub(super) fn fill(file: &File, window: &mut [u8], position: u64) -> usize {
     let mut at = 0;
     while at < window.len() {
+        // A dying disk takes its time for each of its bad sectors.
+        watchdog::step("reading the files of the store");
         match file.read_at(&mut window[at..], position + at as u64) {
             Ok(0) => break,
             Ok(count) => at += count,

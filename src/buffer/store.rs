@@ -16,6 +16,7 @@ use super::disk::Disk;
 use super::frame::{self, Kind, key};
 use super::ledger::State;
 use super::salvage::fill;
+use super::watchdog;
 use crate::message::Seq;
 
 const CACHE_BYTES: u64 = 8 * 1024 * 1024;
@@ -26,6 +27,10 @@ const SEGMENT_BYTES: usize = 512 * 1024;
 /// As many as sled may have under way, and some more.
 const TIP_SEGMENTS: usize = 6;
 const DISCARD_PATIENCE: Duration = Duration::from_secs(10);
+/// sled reads all of its log when it opens without a snapshot: a bad SD card reads more than this in a second.
+const SLOWEST_BYTES_A_SECOND: u64 = 1024 * 1024;
+/// What it is doing, for whoever watches the thread.
+const READING: &str = "reading from the store";
 /// Raw bytes that one `fetch` reads at most, but for a single larger block.
 const FETCH_BYTES: usize = 64 * 1024;
 
@@ -44,6 +49,14 @@ pub(super) enum StoreError {
 }
 
 impl StoreError {
+    /// What the operating system said, or would have.
+    pub(super) fn into_io(self) -> io::Error {
+        match self {
+            Self::Io(error) | Self::Sync(error) => error,
+            Self::Damaged(what) => io::Error::other(what),
+        }
+    }
+
     /// Whether trying again cannot help, but a fresh copy of what can be read may.
     pub(super) fn needs_rebuild(&self) -> bool {
         match self {
@@ -123,7 +136,8 @@ impl Store {
             // Tests copy the files of a store that has "crashed": nothing may write to them meanwhile.
             .flush_every_ms(if cfg!(test) { None } else { Some(FLUSH_MS) })
             .use_compression(false);
-        let db = open_unlocked(&config)?;
+        let bytes = fs::metadata(dir.join("db")).map_or(0, |file| file.len());
+        let db = open_unlocked(&config, Duration::from_secs(bytes / SLOWEST_BYTES_A_SECOND))?;
         match File::open(dir.join("db")) {
             Ok(file) => {
                 let store = Self { db, file };
@@ -148,7 +162,7 @@ impl Store {
         // One key is atomic by itself; a batch would be one more write, and one more page for the disk.
         if let [(key, Some(frame))] = &mut changes[..] {
             let frame = std::mem::take(frame);
-            return fenced(|| self.db.insert(&key[..], frame)).map(|_| ());
+            return fenced("writing a value", || self.db.insert(&key[..], frame)).map(|_| ());
         }
         let mut batch = sled::Batch::default();
         for (key, change) in changes {
@@ -157,12 +171,12 @@ impl Store {
                 None => batch.remove(key),
             }
         }
-        fenced(|| self.db.apply_batch(batch))
+        fenced("writing a batch", || self.db.apply_batch(batch))
     }
 
     /// Puts everything that was applied on disk.
     pub(super) fn sync(&self, disk: &Disk) -> Result<(), StoreError> {
-        fenced(|| self.db.flush())?;
+        fenced("flushing the store", || self.db.flush())?;
         self.sync_files(disk)
     }
 
@@ -183,7 +197,7 @@ impl Store {
 
     /// The body under a key, if there is a sound one.
     pub(super) fn body(&self, key: &[u8], kind: Kind) -> Result<Option<Vec<u8>>, StoreError> {
-        let Some(value) = fenced(|| self.db.get(key))? else { return Ok(None) };
+        let Some(value) = fenced(READING, || self.db.get(key))? else { return Ok(None) };
         match frame::parse_value(key, &value) {
             Some(frame) if frame.kind == kind => Ok(Some(frame.body.to_vec())),
             _ => Err(StoreError::Damaged(format!("the value of {:?}", key.escape_ascii().to_string()))),
@@ -191,7 +205,7 @@ impl Store {
     }
 
     pub(super) fn contains(&self, key: &[u8]) -> Result<bool, StoreError> {
-        fenced(|| self.db.contains_key(key))
+        fenced(READING, || self.db.contains_key(key))
     }
 
     /// Pairs from `from` on, below `to`.
@@ -202,7 +216,8 @@ impl Store {
     ) -> impl DoubleEndedIterator<Item = Result<(sled::IVec, sled::IVec), StoreError>> + use<> {
         let mut range = self.db.range(from..to);
         Fenced(move |back: bool| {
-            fenced(|| if back { range.next_back().transpose() } else { range.next().transpose() }).transpose()
+            let mut next = || if back { range.next_back().transpose() } else { range.next().transpose() };
+            fenced(READING, &mut next).transpose()
         })
     }
 
@@ -300,6 +315,7 @@ impl Store {
 
 /// sled creates files without a sync.
 fn sync_created(file: &File, dir: &Path) -> io::Result<()> {
+    watchdog::step("syncing a new store");
     file.sync_all()?;
     File::open(dir.join("conf"))?.sync_all()?;
     for ancestor in dir.ancestors().take(3).filter(|ancestor| !ancestor.as_os_str().is_empty()) {
@@ -313,11 +329,12 @@ fn close(db: sled::Db) -> bool {
     let (done, wait) = std::sync::mpsc::sync_channel::<()>(1);
     let drop_it = move || {
         let _done = done;
-        fenced(|| {
+        guarded(|| {
             drop(db);
             Ok(())
         })
     };
+    watchdog::long_step("closing the store", DISCARD_PATIENCE);
     match std::thread::Builder::new().name("store-drop".to_owned()).spawn(drop_it) {
         // The channel closes when the thread is through.
         Ok(_) => wait.recv_timeout(DISCARD_PATIENCE) != Err(RecvTimeoutError::Timeout),
@@ -326,10 +343,11 @@ fn close(db: sled::Db) -> bool {
 }
 
 /// A store that was just closed may hold its lock a little longer: its threads end by themselves.
-fn open_unlocked(config: &sled::Config) -> Result<sled::Db, StoreError> {
+fn open_unlocked(config: &sled::Config, allowance: Duration) -> Result<sled::Db, StoreError> {
     let give_up = Instant::now() + DISCARD_PATIENCE;
     loop {
-        match fenced(|| config.open()) {
+        watchdog::long_step("opening the store", allowance);
+        match guarded(|| config.open()) {
             Err(StoreError::Io(error)) if error.to_string().contains("lock") && Instant::now() < give_up => {
                 std::thread::sleep(Duration::from_millis(10));
             }
@@ -392,8 +410,14 @@ fn remove_torn_snapshots(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Runs a call of sled's that may never return, or panic.
+fn fenced<T>(doing: &'static str, call: impl FnOnce() -> sled::Result<T>) -> Result<T, StoreError> {
+    watchdog::step(doing);
+    guarded(call)
+}
+
 /// Runs a call of sled's that may panic.
-fn fenced<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, StoreError> {
+fn guarded<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, StoreError> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(sled::Error::Io(error))) => Err(StoreError::Io(error)),

@@ -1,6 +1,8 @@
 //! The one thread that owns the store: it commits groups, answers readers, and keeps the store small and alive.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -9,10 +11,12 @@ use super::block::{Block, Packer};
 use super::disk::{Disk, Tail};
 use super::group::{Group, Intake, Wakeup};
 use super::ledger::Ledger;
+use super::open::Opened;
 use super::space::Space;
 use super::store::{Store, StoreError};
-use super::{Closed, DeadLetter, commit, open, shrink};
-use crate::config;
+use super::watchdog::{self, Pulse, Stuck};
+use super::{Buffer, Closed, DeadLetter, Handle, OpenError, OpenReport, commit, open, shrink};
+use crate::config::{self, SinkName};
 use crate::message::Seq;
 
 /// A settled reading is on record on disk after this time at the latest.
@@ -35,6 +39,49 @@ pub(super) enum Command {
     Write { reply: oneshot::Sender<()> },
 }
 
+/// Opens or creates the buffer on a thread of its own, which keeps it from then on while another one watches it.
+pub(super) fn start(
+    dir: &Path,
+    settings: &config::Buffer,
+    sinks: &[SinkName],
+) -> Result<(Buffer, OpenReport), OpenError> {
+    let io = |source| OpenError::Io { path: dir.to_owned(), source };
+    let disk = Disk::lock(dir)?;
+    let pulse = Pulse::new(settings.stuck_after);
+    // It tells what was opened, and ends with the thread.
+    let (alive, end) = sync_channel(1);
+    let keep = {
+        let (pulse, settings, sinks) = (Arc::clone(&pulse), settings.clone(), sinks.to_vec());
+        move || {
+            pulse.watch_this_thread();
+            match open::start(disk, &settings, &sinks, pulse) {
+                Ok(Opened { keeper, hub, stood, report }) => {
+                    // Nobody may wait any more: then the handle is dropped, and the buffer closes.
+                    alive.send(Ok((stood, Buffer(Arc::new(Handle(hub))), report))).ok();
+                    keeper.run();
+                }
+                Err(error) => drop(alive.send(Err(error))),
+            }
+        }
+    };
+    std::thread::Builder::new().name("store".to_owned()).spawn(keep).map_err(io)?;
+    let opened = match pulse.watch(&end) {
+        Ok(opened) => opened.unwrap_or_else(|| Err(std::io::Error::other("its thread has panicked").into())),
+        Err(stuck) => return Err(OpenError::Stuck { path: dir.to_owned(), stuck }),
+    };
+    let (stood, buffer, report) = opened.map_err(|error| io(error.into_io()))?;
+    let hub = Arc::clone(&buffer.0.0);
+    let watch = move || {
+        if let Err(stuck) = pulse.watch(&end) {
+            // In this order: who finds it closed can ask why.
+            stood.send_replace(Some(stuck));
+            hub.intake.ended();
+        }
+    };
+    std::thread::Builder::new().name("store-watch".to_owned()).spawn(watch).map_err(io)?;
+    Ok((buffer, report))
+}
+
 /// What handles and the thread share.
 #[derive(Debug)]
 pub(super) struct Hub {
@@ -43,6 +90,9 @@ pub(super) struct Hub {
     pub(super) commands: mpsc::Sender<Command>,
     /// One past the highest number on disk.
     pub(super) ends: watch::Receiver<Seq>,
+    pub(super) pulse: Arc<Pulse>,
+    /// Ends with the thread, or says that it stands still.
+    pub(super) stood: watch::Receiver<Option<Stuck>>,
     #[cfg(test)]
     pub(super) faults: Arc<super::disk::Faults>,
 }
@@ -50,9 +100,29 @@ pub(super) struct Hub {
 impl Hub {
     /// Hands a command to the thread.
     pub(super) async fn ask(&self, command: Command) -> Result<(), Closed> {
-        self.commands.send(command).await.map_err(|_| Closed)?;
+        self.or_closed(self.commands.send(command)).await?.map_err(|_| Closed)?;
         self.intake.poke();
         if self.intake.has_ended() { Err(Closed) } else { Ok(()) }
+    }
+
+    /// Waits for what the thread must do. `None`: it has done something else instead.
+    pub(super) async fn answer<T>(&self, reply: oneshot::Receiver<T>) -> Result<Option<T>, Closed> {
+        Ok(self.or_closed(reply).await?.ok())
+    }
+
+    /// Waits for what may never come without the thread.
+    pub(super) async fn or_closed<T>(&self, what: impl Future<Output = T>) -> Result<T, Closed> {
+        tokio::select! {
+            biased;
+            come = what => Ok(come),
+            _ = self.ended() => Err(Closed),
+        }
+    }
+
+    /// Resolves when the thread has ended, or stands still for ever.
+    pub(super) async fn ended(&self) -> Result<(), Stuck> {
+        let stood = self.stood.clone().wait_for(Option::is_some).await.ok().and_then(|stood| stood.clone());
+        stood.map_or(Ok(()), Err)
     }
 }
 
@@ -134,7 +204,9 @@ impl Keeper {
     pub(super) fn run(mut self) {
         loop {
             let (until, hold) = (self.next_duty(), self.store.is_none());
+            watchdog::rest();
             let wakeup = self.hub.intake.wait(&mut self.spare, until, hold);
+            watchdog::step("looking after the store");
             #[cfg(test)]
             if self.disk.faults.crash.load(std::sync::atomic::Ordering::SeqCst) {
                 std::mem::forget(self.store.take());
@@ -209,8 +281,7 @@ impl Keeper {
         match stored.and_then(|()| self.write(Some(&group))) {
             Ok(()) if self.store.is_some() => {
                 let end = group.end();
-                self.hub.intake.set_durable(end);
-                group.release();
+                self.hub.intake.release(&mut group);
                 self.spare = Some(group);
                 self.ends.send_replace(end);
                 let epoch = self.hub.ledger.book().state.epoch;
@@ -371,6 +442,6 @@ impl Drop for Keeper {
             store.discard();
         }
         self.disk.unlock();
-        self.hub.intake.ended(self.held.take());
+        self.hub.intake.ended();
     }
 }

@@ -3,6 +3,7 @@
 mod maintenance;
 pub mod owner;
 mod reload;
+mod signals;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,9 +12,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use self::signals::Asked;
+pub use self::signals::Signals;
 use crate::api::{Api, Handles};
 use crate::authorize::{Authorizer, refusals::Refusals};
 use crate::broker::{Broker, Peer};
@@ -28,6 +30,8 @@ use crate::tasks::{Failed, Stage, Tasks};
 
 /// How long the store may take to write what it has, after everything else has ended.
 const STORE_DEADLINE: Duration = Duration::from_secs(15);
+/// How long the small files may take that are written or removed at the very end.
+const LAST_FILES_DEADLINE: Duration = Duration::from_secs(3);
 
 /// Why a gateway does not start, or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +47,9 @@ pub enum GatewayError {
     /// The store.
     #[error(transparent)]
     Buffer(#[from] buffer::OpenError),
+    /// The disk does not answer any more.
+    #[error(transparent)]
+    Stuck(#[from] buffer::Stuck),
     /// The certificates.
     #[error(transparent)]
     Pki(#[from] PkiError),
@@ -147,8 +154,7 @@ impl Gateway {
         warn_of_other_owner(&config.data_dir);
         let tasks = Tasks::with_background(background);
 
-        let sinks: Vec<_> = config.sinks.iter().map(|sink| sink.name.clone()).collect();
-        let (buffer, found) = Buffer::open(&buffer_dir(&config), &config.buffer, &sinks)?;
+        let (buffer, found) = open_buffer(&config).await?;
         found.findings.iter().for_each(|finding| tracing::warn!("buffer: {finding}"));
         let clock = start_clock(&config, buffer.boot_offsets())?;
         let pki = Pki::open_or_create(&pki_dir(&config), &config.pki, &config.gateway_id, &clock)?;
@@ -206,28 +212,26 @@ impl Gateway {
         Ok(gateway)
     }
 
-    /// Runs until SIGTERM or SIGINT, then drains; reloads on SIGHUP.
+    /// Runs until SIGTERM or SIGINT, then drains; reloads on SIGHUP. `signals` may have kept some that came earlier.
     ///
     /// `log_changed` is told when a reload brought other log settings.
     ///
     /// # Errors
-    /// The task that ended although it must not; everything is drained then, too.
-    pub async fn run_until_signal(mut self, log_changed: impl Fn(&config::Log)) -> Result<(), GatewayError> {
-        let listen = |kind| {
-            signal(kind)
-                .map_err(|source| GatewayError::Io { what: "listening for signals".to_owned(), source })
-        };
-        let (mut term, mut int, mut hup) = (
-            listen(SignalKind::terminate())?,
-            listen(SignalKind::interrupt())?,
-            listen(SignalKind::hangup())?,
-        );
+    /// The task that ended although it must not, or the store that stands still; everything is drained then, too.
+    pub async fn run_until_signal(
+        mut self,
+        mut signals: Signals,
+        log_changed: impl Fn(&config::Log),
+    ) -> Result<(), GatewayError> {
+        let store = self.handles.buffer.clone();
         let failed = loop {
             tokio::select! {
-                _ = term.recv() => break None,
-                _ = int.recv() => break None,
-                _ = hup.recv() => self.reload(&log_changed).await,
-                failed = self.tasks.failure() => break Some(failed),
+                asked = signals.next() => match asked {
+                    Asked::End => break None,
+                    Asked::Reload => self.reload(&log_changed).await,
+                },
+                failed = self.tasks.failure() => break Some(failed.into()),
+                ended = store.ended() => break Some(unasked_end(ended)),
             }
         };
         match &failed {
@@ -235,7 +239,7 @@ impl Gateway {
             Some(failed) => tracing::error!("{failed}; ending"),
         }
         self.drain().await;
-        failed.map_or(Ok(()), |failed| Err(failed.into()))
+        failed.map_or(Ok(()), Err)
     }
 
     /// Ends in the order of the path: no new connections, acks for what came, requests in flight, the store.
@@ -248,12 +252,17 @@ impl Gateway {
         if tokio::time::timeout(STORE_DEADLINE, self.handles.buffer.close()).await.is_err() {
             tracing::error!("the store has not ended in time");
         }
-        if let Err(error) = self.handles.clock.keep_floor() {
-            tracing::warn!(%error, "the clock's floor could not be kept");
-        }
-        let socket = crate::api::socket_path(&self.config.data_dir);
-        if let Err(error) = std::fs::remove_file(&socket) {
-            tracing::debug!(%error, "removing {}", socket.display());
+        let (clock, socket) = (self.handles.clock.clone(), crate::api::socket_path(&self.config.data_dir));
+        let last_files = tokio::task::spawn_blocking(move || {
+            if let Err(error) = std::fs::remove_file(&socket) {
+                tracing::debug!(%error, "removing {}", socket.display());
+            }
+            if let Err(error) = clock.keep_floor() {
+                tracing::warn!(%error, "the clock's floor could not be kept");
+            }
+        });
+        if tokio::time::timeout(LAST_FILES_DEADLINE, last_files).await.is_err() {
+            tracing::warn!("the disk does not answer: the clock's floor may not be kept");
         }
         tracing::info!("ended");
     }
@@ -274,7 +283,26 @@ impl Gateway {
     }
 }
 
-/// What watches the others: the status, the store's thread, the clock and the certificates.
+/// Opening a damaged store takes as long as reading it: signals are heard meanwhile.
+async fn open_buffer(config: &Config) -> Result<(Buffer, buffer::OpenReport), GatewayError> {
+    let sinks: Vec<_> = config.sinks.iter().map(|sink| sink.name.clone()).collect();
+    let (directory, settings) = (buffer_dir(config), config.buffer.clone());
+    let opening = tokio::task::spawn_blocking(move || Buffer::open(&directory, &settings, &sinks));
+    let opened = opening
+        .await
+        .map_err(|panic| GatewayError::Io { what: "opening the buffer".to_owned(), source: panic.into() })?;
+    Ok(opened?)
+}
+
+/// Why the store has ended although nobody has told it to.
+fn unasked_end(ended: Result<(), buffer::Stuck>) -> GatewayError {
+    match ended {
+        Err(stuck) => stuck.into(),
+        Ok(()) => Failed { name: "store".to_owned(), how: "ended".to_owned() }.into(),
+    }
+}
+
+/// What watches the others: the status, the clock and the certificates.
 fn start_service(tasks: &Tasks, handles: &Handles, tls: &ServerTls, data_dir: &Path) {
     let service = tasks.spawner(Stage::Service);
     match Api::bind(data_dir) {
@@ -285,13 +313,6 @@ fn start_service(tasks: &Tasks, handles: &Handles, tls: &ServerTls, data_dir: &P
             tracing::error!(%error, socket = %socket.display(), "the status cannot be asked for");
         }
     }
-    let (store, cancel) = (handles.buffer.clone(), service.cancelled().clone());
-    service.essential("store", async move {
-        tokio::select! {
-            () = store.ended() => {}
-            () = cancel.cancelled() => {}
-        }
-    });
     service.essential(
         "maintenance",
         maintenance::run(

@@ -9,7 +9,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tampu::buffer::{Buffer, DropReason, Limits, OpenReport, Outcome, Reader, SubmitError, Wait, Writer};
+use futures_util::FutureExt as _;
+use tampu::buffer::{
+    Buffer, DropReason, Limits, OpenError, OpenReport, Outcome, Reader, Stuck, SubmitError, Wait, Writer,
+};
 use tampu::config;
 use tampu::message::{BootId, ClockQuality, DeviceId, Incoming, Qos, Seq, Stamp};
 
@@ -18,6 +21,8 @@ use super::random::{Rng, number};
 /// The sinks of the store. The first settles eagerly, the second now and then.
 pub(super) const SINKS: [&str; 2] = ["eager", "lazy"];
 const WRITERS: usize = 4;
+/// What a driver says last when its store stands still.
+pub(super) const STUCK: &str = "the driver ends:";
 
 /// How a driver ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,6 +132,8 @@ pub(super) fn settings() -> config::Buffer {
         min_free_bytes: 0,
         max_bytes: 1 << 30,
         when_full: config::FullPolicy::RefuseNew,
+        // Far longer than anything takes in memory, on however busy a machine.
+        stuck_after: Duration::from_secs(15),
         ..config::Buffer::default()
     }
 }
@@ -170,7 +177,11 @@ fn driver_process() {
         room: number("STORE_ROOM"),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(drive(&path("STORE_DISK"), Marks::open(&path("STORE_MARKS")), plan));
+    let stood = runtime.block_on(drive(&path("STORE_DISK"), Marks::open(&path("STORE_MARKS")), plan));
+    // As `tampu run` does: the process ends, with the reason.
+    if let Err(stuck) = stood {
+        panic!("{STUCK} {stuck}");
+    }
 }
 
 /// The file that the tests learn from what was promised: one line a write, so that it is whole or not there.
@@ -187,8 +198,8 @@ impl Marks {
     }
 }
 
-async fn drive(disk: &Path, marks: Marks, plan: Plan) {
-    let (buffer, report) = open(disk, &marks, plan.room).await;
+async fn drive(disk: &Path, marks: Marks, plan: Plan) -> Result<(), Stuck> {
+    let (buffer, report) = open(disk, &marks, plan.room).await?;
     marks.say(&format!("opened {} gaps {:?}", plan.run, report.gaps));
     let left = Arc::new(AtomicUsize::new(plan.readings));
     let mut writers = tokio::task::JoinSet::new();
@@ -202,23 +213,32 @@ async fn drive(disk: &Path, marks: Marks, plan: Plan) {
     while let Some(ended) = writers.join_next().await {
         ended.unwrap();
     }
+    if let Some(Err(stuck)) = buffer.ended().now_or_never() {
+        return Err(stuck);
+    }
     if plan.end == End::Abort {
         std::process::abort();
     }
     readers.shutdown().await;
     buffer.close().await;
+    buffer.ended().await?;
     marks.say(&format!("ended {}", plan.run));
+    Ok(())
 }
 
 /// Starts again when the store does not open, as a service manager would: an I/O error may pass.
-async fn open(disk: &Path, marks: &Marks, room: Option<u64>) -> (Buffer, OpenReport) {
+async fn open(disk: &Path, marks: &Marks, room: Option<u64>) -> Result<(Buffer, OpenReport), Stuck> {
     let mut settings = settings();
+    if let Some(seconds) = number("STORE_STUCK_AFTER_S") {
+        settings.stuck_after = Duration::from_secs(seconds);
+    }
     if let Some(room) = room {
         (settings.max_bytes, settings.when_full) = (room, config::FullPolicy::DropOldest);
     }
     for _ in 0..10 {
         match Buffer::open(&store(disk), &settings, &SINKS.map(sink)) {
-            Ok(opened) => return opened,
+            Ok(opened) => return Ok(opened),
+            Err(OpenError::Stuck { stuck, .. }) => return Err(stuck),
             Err(error) => marks.say(&format!("failed {error}")),
         }
         tokio::time::sleep(Duration::from_millis(50)).await;

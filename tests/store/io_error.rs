@@ -1,9 +1,10 @@
-//! Writes and syncs that fail. After a failed sync the page cache lies: it shows what the disk may never hold.
+//! Writes and syncs that fail, or never come back. After a failed sync the page cache lies: it shows what the disk may
+//! never hold.
 
 use std::time::{Duration, Instant};
 
 use super::check::{Excuse, Promises, check};
-use super::driver::{End, Plan, command};
+use super::driver::{End, Plan, STUCK, command};
 use super::random::{Rng, number};
 use super::recorder::{Call, Entry, Failing, fail, read_log, record};
 use super::replay::{Disk, Loss, Syncs};
@@ -12,15 +13,20 @@ use super::scratch;
 const READINGS: usize = 300;
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
+/// Longer than any test waits.
+const FOR_EVER: Duration = Duration::from_secs(24 * 3600);
+/// What a driver whose store stands still is given to find it out, where it is sure to.
+const STUCK_AFTER_S: u64 = 4;
 
 /// What a driver did whose calls failed.
 struct Run {
     entries: Vec<Entry>,
-    /// It had to be killed: after an I/O error a call of sled's may never return. docs/decisions/0002 says so.
-    stuck: bool,
+    /// It ended itself because its store stood still, and said this. docs/decisions/0002 says how that comes.
+    stuck: Option<String>,
 }
 
-/// Lets some calls of a driver fail, and returns what happened once it has nevertheless appended everything.
+/// Lets some calls of a driver fail, and returns what happened once it has nevertheless appended everything, or
+/// found out that it never will.
 fn run_into(failing: Failing, rng: &mut Rng) -> Run {
     let home = scratch();
     let path = |name: &str| home.path().join(name);
@@ -33,26 +39,28 @@ fn run_into(failing: Failing, rng: &mut Rng) -> Run {
     );
     record(&mut driver, &disk, &log, &marks);
     fail(&mut driver, failing);
+    if failing.after > Duration::ZERO {
+        driver.env("STORE_STUCK_AFTER_S", STUCK_AFTER_S.to_string());
+    }
     let output = std::fs::File::create(path("output")).unwrap();
     let mut driver = driver.stdout(output.try_clone().unwrap()).stderr(output).spawn().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    let status = loop {
-        match driver.try_wait().unwrap() {
-            Some(status) => break Some(status),
-            None if Instant::now() > deadline => {
-                driver.kill().unwrap();
-                driver.wait().unwrap();
-                break None;
-            }
-            None => std::thread::sleep(Duration::from_millis(20)),
-        }
-    };
     let text = || std::fs::read_to_string(path("output")).unwrap();
-    match status {
-        Some(status) => assert!(status.success(), "{failing:?}: {status}: {}", text()),
-        None => eprintln!("{failing:?}: stuck and killed: {}", text()),
-    }
-    Run { entries: read_log(&log), stuck: status.is_none() }
+    let deadline = Instant::now() + Duration::from_secs(180);
+    let status = loop {
+        if let Some(status) = driver.try_wait().unwrap() {
+            break status;
+        }
+        if Instant::now() > deadline {
+            driver.kill().unwrap();
+            driver.wait().unwrap();
+            panic!("{failing:?}: it stands still and does not notice: {}", text());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let text = text();
+    let stuck = text.lines().find_map(|line| line.strip_prefix(STUCK)).map(str::to_owned);
+    assert!(status.success() == stuck.is_none(), "{failing:?}: {status}: {text}");
+    Run { entries: read_log(&log), stuck }
 }
 
 /// Cuts the power after the failure, most often soon after it, and at the end.
@@ -87,45 +95,84 @@ fn cut_after_failure(run: &Run, failure: usize, failing: Failing, cuts: usize, r
     }
     // Some readings are not waited for, and so without a mark.
     let went_on = promises.durable.len() > READINGS / 2;
-    assert!(went_on || run.stuck, "{failing:?}: it did not go on after the failure");
+    assert!(went_on || run.stuck.is_some(), "{failing:?}: it did not go on after the failure");
 }
 
-fn fail_and_cut(test: &str, failing: impl Fn(&mut Rng) -> Failing) {
+/// Says how many stores stood still.
+fn fail_and_cut(test: &str, runs: u64, failing: impl Fn(&mut Rng) -> Failing) -> u64 {
     let mut rng = Rng::from_env(test);
-    let runs = number("TAMPU_FAILURES").unwrap_or(8);
     let (mut failed, mut stuck) = (0, 0);
     for _ in 0..runs {
         let failing = failing(&mut rng);
         let run = run_into(failing, &mut rng);
-        stuck += u64::from(run.stuck);
+        if let Some(why) = &run.stuck {
+            eprintln!("{failing:?}: {why}");
+            stuck += 1;
+        }
         if let Some(failure) = run.entries.iter().position(|entry| *entry == Entry::Fault) {
             cut_after_failure(&run, failure, failing, 12, &mut rng);
             failed += 1;
         }
     }
-    eprintln!("{failed} of {runs} runs met their failure, {stuck} had to be killed");
-    assert!(stuck <= 1.max(runs / 20), "too many stores got stuck: {stuck} of {runs}");
+    eprintln!("{failed} of {runs} runs met their failure, {stuck} stood still");
     assert!(failed * 2 >= runs, "the calls that should fail come too seldom: {failed} of {runs}");
+    stuck
+}
+
+fn runs() -> u64 {
+    number("TAMPU_FAILURES").unwrap_or(8)
 }
 
 #[test]
 fn after_a_failed_sync_nothing_is_acknowledged_that_is_only_in_the_page_cache() {
-    fail_and_cut("failed syncs", |rng| Failing {
+    let stuck = fail_and_cut("failed syncs", runs(), |rng| Failing {
         call: Call::Sync,
         first: rng.in_range(1..18),
         count: if rng.percent(70) { 1 } else { rng.in_range(2..6) },
         errno: EIO,
+        after: Duration::ZERO,
         drop_data: rng.percent(50),
     });
+    assert!(stuck <= 1.max(runs() / 20), "{stuck} stores stood still");
 }
 
 #[test]
 fn a_write_that_fails_holds_back_its_acks_until_it_succeeds() {
-    fail_and_cut("failed writes", |rng| Failing {
+    let stuck = fail_and_cut("failed writes", runs(), |rng| Failing {
         call: Call::Write,
         first: rng.in_range(1..40),
         count: if rng.percent(70) { 1 } else { rng.in_range(2..6) },
         errno: if rng.percent(50) { EIO } else { ENOSPC },
+        after: Duration::ZERO,
         drop_data: false,
     });
+    assert!(stuck <= 1.max(runs() / 20), "{stuck} stores stood still");
+}
+
+/// A disk that tries again before it gives up: then sled mostly waits for ever.
+#[test]
+fn a_write_that_fails_late_is_survived_or_ends_the_process_with_the_reason() {
+    fail_and_cut("late failures", runs().min(16), |rng| Failing {
+        call: Call::Write,
+        first: rng.in_range(10..40),
+        count: 1,
+        errno: EIO,
+        after: Duration::from_millis(500),
+        drop_data: false,
+    });
+}
+
+/// A disk that has died: at the first access, while the store is opened, or later.
+#[test]
+fn a_disk_that_never_answers_ends_the_process_with_the_reason_and_nothing_is_lost() {
+    let mut rng = Rng::from_env("hanging disk");
+    for (call, first) in [(Call::Sync, 1), (Call::Sync, 12), (Call::Write, 1), (Call::Write, 30)] {
+        let failing = Failing { call, first, count: 1 << 30, errno: EIO, after: FOR_EVER, drop_data: false };
+        let run = run_into(failing, &mut rng);
+        let why = run.stuck.as_ref().unwrap_or_else(|| panic!("{failing:?} was never met"));
+        eprintln!("{call:?} {first}: {why}");
+        assert!(why.contains("has not come to an end for"), "{why}");
+        let failure = run.entries.iter().position(|entry| *entry == Entry::Fault).unwrap();
+        cut_after_failure(&run, failure, failing, 6, &mut rng);
+    }
 }

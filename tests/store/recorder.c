@@ -6,6 +6,7 @@
  *   STORE_RECORD_MARKS  what is written to this file becomes a mark in the log
  *   STORE_FAULT         "KIND FIRST COUNT ERRNO": the calls FIRST .. FIRST + COUNT - 1 of a KIND (write, sync)
  *                       on the store's files fail with ERRNO
+ *   STORE_FAULT_AFTER_MS  a call that fails takes so long, as it does on a disk that tries again and again
  *   STORE_FAULT_DROP    if set, a failed sync also takes its data back out of the page cache
  *
  * A file is known by its inode number, from the moment it is opened. A change and its entry in the log are made
@@ -27,6 +28,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 _Static_assert(sizeof(long) == 8, "the system calls below pass offsets in one register");
@@ -60,6 +62,7 @@ static int file_count;
 static uint64_t sync_count;
 static struct { char kind[16]; long first, count; int error; long seen; } fault;
 static int fault_drop;
+static long fault_after_ms;
 /* Linux tells each open file of a failed sync, not only the one that asked: the next other one hears of it here. */
 static ino_t owed_ino;
 static int owed_fd;
@@ -83,6 +86,7 @@ __attribute__((constructor)) static void start(void) {
     if (wanted && sscanf(wanted, "%15s %ld %ld %d", fault.kind, &fault.first, &fault.count, &fault.error) != 4)
         die("STORE_FAULT is not KIND FIRST COUNT ERRNO");
     fault_drop = getenv("STORE_FAULT_DROP") != NULL;
+    if (getenv("STORE_FAULT_AFTER_MS")) fault_after_ms = atol(getenv("STORE_FAULT_AFTER_MS"));
     log_fd = (int)syscall(SYS_openat, AT_FDCWD, log, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
     if (log_fd < 0) die("STORE_RECORD_LOG cannot be opened");
 }
@@ -132,11 +136,18 @@ static ino_t recorded(int fd) {
     return 0;
 }
 
+/* Called, and left, with the lock held. */
 static int fails(const char *kind) {
     if (strcmp(fault.kind, kind)) return 0;
     long n = ++fault.seen;
     if (n < fault.first || n >= fault.first + fault.count) return 0;
     enter(FAULT, 0, kind, (uint64_t)n, NULL, 0);
+    if (fault_after_ms) {
+        struct timespec left = { fault_after_ms / 1000, fault_after_ms % 1000 * 1000000 };
+        pthread_mutex_unlock(&lock);
+        while (nanosleep(&left, &left)) {}
+        pthread_mutex_lock(&lock);
+    }
     errno = fault.error;
     return 1;
 }

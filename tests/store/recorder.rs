@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 /// One entry of the log, in the order in which things happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -161,6 +162,8 @@ pub(super) struct Failing {
     pub first: usize,
     pub count: usize,
     pub errno: i32,
+    /// Each of them takes so long.
+    pub after: Duration,
     /// After a failed sync the page cache shows what is on disk.
     pub drop_data: bool,
 }
@@ -172,6 +175,7 @@ pub(super) fn fail(command: &mut Command, failing: Failing) {
         Call::Sync => "sync",
     };
     command.env("STORE_FAULT", format!("{kind} {} {} {}", failing.first, failing.count, failing.errno));
+    command.env("STORE_FAULT_AFTER_MS", failing.after.as_millis().to_string());
     if failing.drop_data {
         command.env("STORE_FAULT_DROP", "1");
     }
