@@ -176,7 +176,15 @@ impl Store {
 
     /// Puts everything that was applied on disk.
     pub(super) fn sync(&self, disk: &Disk) -> Result<(), StoreError> {
-        fenced("flushing the store", || self.db.flush())?;
+        let db = self.db.clone();
+        // When a write fails, sled may note the error and not tell the thread that waits for it. Whoever asks for a
+        // flush then is told at once, and so is everybody else.
+        watchdog::nudged_step("flushing the store", move || {
+            if db.context.global_error().is_err() {
+                guarded(|| db.flush()).ok();
+            }
+        });
+        guarded(|| self.db.flush())?;
         self.sync_files(disk)
     }
 

@@ -2,12 +2,13 @@
 //! on a disk that has died. Nothing can end such a call, so whoever runs the buffer is told, and ends the process.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// A thread is looked at so often within the time that one step of it may take.
-const LOOKS: u32 = 10;
+/// A thread is looked at so often, or ten times within the time that one step of it may take.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// After this part of that time a step is worth a word in the status.
 const SLOW: u32 = 4;
 
@@ -22,14 +23,15 @@ pub struct Stuck {
 }
 
 /// What the store's thread says it is doing.
-#[derive(Debug)]
 pub(super) struct Pulse {
     step: Mutex<Step>,
     /// How long a step may take.
     patience: Duration,
 }
 
-#[derive(Debug, Clone, Copy)]
+/// Wakes a thread that may wait in vain. Must not block.
+type Nudge = Box<dyn Fn() + Send>;
+
 struct Step {
     /// Counts, so that two steps of one name are not taken for one.
     number: u64,
@@ -37,6 +39,8 @@ struct Step {
     doing: Option<&'static str>,
     /// What this step may take beyond the patience.
     allowance: Duration,
+    /// Called at each look while the step lasts.
+    nudge: Option<Nudge>,
     since: Instant,
 }
 
@@ -52,17 +56,32 @@ pub(super) fn step(doing: &'static str) {
 
 /// As [`step`], for one that may take longer than others.
 pub(super) fn long_step(doing: &'static str, allowance: Duration) {
-    PULSE.with_borrow(|pulse| pulse.iter().for_each(|pulse| pulse.set(Some(doing), allowance)));
+    set(Some(doing), allowance, None);
+}
+
+/// As [`step`], for one that may have to be woken.
+pub(super) fn nudged_step(doing: &'static str, nudge: impl Fn() + Send + 'static) {
+    set(Some(doing), Duration::ZERO, Some(Box::new(nudge)));
 }
 
 /// This thread has nothing to do.
 pub(super) fn rest() {
-    PULSE.with_borrow(|pulse| pulse.iter().for_each(|pulse| pulse.set(None, Duration::ZERO)));
+    set(None, Duration::ZERO, None);
+}
+
+fn set(doing: Option<&'static str>, allowance: Duration, nudge: Option<Nudge>) {
+    PULSE.with_borrow(|pulse| {
+        if let Some(pulse) = pulse {
+            let mut step = pulse.step();
+            *step = Step { number: step.number + 1, doing, allowance, nudge, since: Instant::now() };
+        }
+    });
 }
 
 impl Pulse {
     pub(super) fn new(patience: Duration) -> Arc<Self> {
-        let step = Step { number: 0, doing: None, allowance: Duration::ZERO, since: Instant::now() };
+        let (doing, allowance, nudge) = (None, Duration::ZERO, None);
+        let step = Step { number: 0, doing, allowance, nudge, since: Instant::now() };
         Arc::new(Self { step: Mutex::new(step), patience })
     }
 
@@ -73,8 +92,10 @@ impl Pulse {
 
     /// What takes long, if anything does.
     pub(super) fn slow(&self) -> Option<String> {
-        let Step { doing, since, .. } = *self.step();
-        let taken = since.elapsed();
+        let (doing, taken) = {
+            let step = self.step();
+            (step.doing, step.since.elapsed())
+        };
         let doing = doing.filter(|_| taken >= self.patience / SLOW)?;
         Some(format!("the disk is slow: {doing} has taken {} s so far", taken.as_secs()))
     }
@@ -84,7 +105,7 @@ impl Pulse {
     /// # Errors
     /// When the thread of this pulse stands still before that.
     pub(super) fn watch<T>(&self, end: &Receiver<T>) -> Result<Option<T>, Stuck> {
-        let look = self.patience / LOOKS;
+        let look = LOOK_EVERY.min(self.patience / 10);
         let (mut last, mut stood) = (self.step().number, Duration::ZERO);
         loop {
             match end.recv_timeout(look) {
@@ -92,10 +113,14 @@ impl Pulse {
                 Err(RecvTimeoutError::Disconnected) => return Ok(None),
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            let step = *self.step();
+            let step = self.step();
+            if step.number != last {
+                (last, stood) = (step.number, Duration::ZERO);
+                continue;
+            }
             // Looks are counted, not the time: while the machine sleeps, or the process is stopped, there are none.
-            stood = if step.number == last { stood + look } else { Duration::ZERO };
-            last = step.number;
+            stood += look;
+            step.nudge.iter().for_each(|nudge| nudge());
             if let Some(doing) = step.doing
                 && stood >= self.patience + step.allowance
             {
@@ -104,13 +129,14 @@ impl Pulse {
         }
     }
 
-    fn set(&self, doing: Option<&'static str>, allowance: Duration) {
-        let mut step = self.step();
-        *step = Step { number: step.number + 1, doing, allowance, since: Instant::now() };
-    }
-
     fn step(&self) -> MutexGuard<'_, Step> {
         self.step.lock().expect("nothing panics under this lock")
+    }
+}
+
+impl fmt::Debug for Pulse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pulse").field("doing", &self.step().doing).finish_non_exhaustive()
     }
 }
 
@@ -161,7 +187,8 @@ mod tests {
     fn a_thread_that_has_ended_is_not_stuck() {
         let pulse = Pulse::new(PATIENCE);
         let (alive, end) = sync_channel::<()>(1);
-        pulse.set(Some("the last"), Duration::ZERO);
+        pulse.watch_this_thread();
+        step("the last");
         drop(alive);
         assert_eq!(pulse.watch(&end), Ok(None));
     }
