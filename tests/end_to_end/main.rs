@@ -10,5 +10,6 @@ mod commands;
 mod demo;
 mod devices;
 mod durability;
+mod dying_disk;
 mod refused;
 mod reload;

@@ -93,17 +93,15 @@ impl Home {
 
     /// Starts the daemon and waits until it serves.
     pub(crate) fn start(self) -> Gateway {
+        self.launch().serve()
+    }
+
+    /// Starts the daemon.
+    pub(crate) fn launch(self) -> Starting {
         let log = File::options().append(true).create(true).open(self.path("log")).expect("a log file");
         let mut command = self.command(&["run"]);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
-        let mut process = Process(command.spawn().expect("the program starts"));
-        let listener = eventually("the daemon serves", || {
-            if let Some(status) = process.0.try_wait().expect("a child can be asked") {
-                panic!("the daemon ended with {status}:\n{}", self.log());
-            }
-            self.status()?["listener"].as_str().map(str::to_owned)
-        });
-        Gateway { address: listener.parse().expect("the status holds an address"), process, home: self }
+        Starting { process: Process(command.spawn().expect("the program starts")), home: self }
     }
 
     /// Everything that the daemon has logged, over all its starts.
@@ -134,6 +132,46 @@ impl Home {
     }
 }
 
+/// A gateway that may not serve yet.
+pub(crate) struct Starting {
+    process: Process,
+    home: Home,
+}
+
+impl Starting {
+    /// Waits until it serves.
+    pub(crate) fn serve(mut self) -> Gateway {
+        let listener = eventually("the daemon serves", || {
+            if let Some(status) = self.process.0.try_wait().expect("a child can be asked") {
+                panic!("the daemon ended with {status}:\n{}", self.home.log());
+            }
+            self.home.status()?["listener"].as_str().map(str::to_owned)
+        });
+        let address = listener.parse().expect("the status holds an address");
+        Gateway { address, process: self.process, home: self.home }
+    }
+
+    /// Before that, the kernel ends a process that is sent one.
+    pub(crate) fn wait_until_it_listens_to_signals(&self) {
+        let status = format!("/proc/{}/status", self.process.0.id());
+        eventually("the daemon listens to SIGHUP", || {
+            let status = std::fs::read_to_string(&status).expect("Linux tells of a child");
+            let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+            let caught = u64::from_str_radix(caught.trim(), 16).expect("it is a mask");
+            (caught & 1 << (Signal::HUP.as_raw() - 1) != 0).then_some(())
+        });
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Waits until the daemon has ended by itself.
+    pub(crate) fn ended(self) -> (ExitStatus, Home) {
+        (self.process.ended(), self.home)
+    }
+}
+
 /// A gateway that runs until this is dropped.
 pub(crate) struct Gateway {
     process: Process,
@@ -155,15 +193,18 @@ impl Gateway {
     }
 
     /// SIGTERM, and how the daemon ended.
-    pub(crate) fn terminate(mut self) -> (ExitStatus, Home) {
+    pub(crate) fn terminate(self) -> (ExitStatus, Home) {
         self.signal(Signal::TERM);
-        let status =
-            eventually("the daemon ends", || self.process.0.try_wait().expect("a child can be asked"));
-        (status, self.home)
+        self.ended()
+    }
+
+    /// Waits until the daemon has ended by itself.
+    pub(crate) fn ended(self) -> (ExitStatus, Home) {
+        (self.process.ended(), self.home)
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.process.0), signal).expect("a child can be sent a signal");
+        self.process.signal(signal);
     }
 
     /// Waits for a figure of the status.
@@ -231,6 +272,16 @@ impl LogLine {
 
 /// A child that does not outlive its test.
 struct Process(Child);
+
+impl Process {
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).expect("a child can be sent a signal");
+    }
+
+    fn ended(mut self) -> ExitStatus {
+        eventually("the daemon ends", || self.0.try_wait().expect("a child can be asked"))
+    }
+}
 
 impl Drop for Process {
     fn drop(&mut self) {
