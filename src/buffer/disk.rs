@@ -73,6 +73,8 @@ impl Tail {
 pub(super) struct Faults {
     /// Syncs fail.
     pub(super) sync: std::sync::atomic::AtomicBool,
+    /// Syncs do not come back.
+    pub(super) hang: std::sync::atomic::AtomicBool,
     /// Free bytes of the file system, plus one; 0: the truth.
     pub(super) free: std::sync::atomic::AtomicU64,
     /// The thread ends as if the process had been killed.
@@ -125,6 +127,10 @@ impl Disk {
             return Err(io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error()));
         }
         watchdog::step("fdatasync of the store");
+        #[cfg(test)]
+        while self.faults.hang.load(std::sync::atomic::Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         file.sync_data()
     }
 

@@ -307,3 +307,44 @@ async fn a_store_that_cannot_be_opened_is_tried_again_and_nothing_is_taken_meanw
     until(&buffer, "it is well again", |status| status.trouble.is_none()).await;
     conserved(&buffer);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_disk_does_not_answer_nobody_waits_for_ever_and_the_reason_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = config::Buffer { stuck_after: Duration::from_secs(4), ..settings() };
+    let (buffer, _) = Buffer::open(dir.path(), &settings, &[sink("cloud")]).unwrap();
+    let (mut writer, mut other) = (buffer.writer(), buffer.writer());
+    append(&mut writer, &device(), b"before", None).await;
+    let mut reader = buffer.reader(&sink("cloud")).unwrap();
+    let read = reader.next(ALL).await.unwrap();
+    reader.settle(&[(read[0].seq, Outcome::Delivered)]).await.unwrap();
+
+    buffer.0.0.faults.hang.store(true, SeqCst);
+    let committing = writer.submit(&incoming(&device(), b"in the group that is written", None), Wait::ForAck);
+    until(&buffer, "the group is being written", |status| status.trouble.is_some()).await;
+    let open = other.submit(&incoming(&device(), b"in the next one", None), Wait::ForAck);
+    let all = async {
+        tokio::join!(
+            writer.until_durable(committing.unwrap()),
+            other.until_durable(open.unwrap()),
+            reader.next(ALL),
+            buffer.dead_letters(1),
+            buffer.ended(),
+        )
+    };
+    let (committing, open, read, letters, ended) =
+        tokio::time::timeout(Duration::from_secs(60), all).await.expect("somebody waits for ever");
+    assert_eq!((committing, open), (Err(Closed), Err(Closed)));
+    assert!(read.is_err() && letters.is_err());
+    let stuck = ended.unwrap_err();
+    assert_eq!(stuck.doing, "fdatasync of the store");
+    assert!(stuck.stood >= settings.stuck_after, "{stuck}");
+    buffer.close().await;
+    assert_eq!(buffer.ended().await, Err(stuck));
+
+    // It was only very slow: the thread ends, and the next one finds everything that was acknowledged.
+    buffer.0.0.faults.hang.store(false, SeqCst);
+    let (buffer, _) = Buffer::open(dir.path(), &settings, &[sink("cloud")]).unwrap();
+    assert!(buffer.status().accepted >= 1);
+    conserved(&buffer);
+}
