@@ -112,6 +112,7 @@ fn prepare(disk: &Disk, end: Option<Seq>, tip: &[(u64, Vec<u8>)]) -> io::Result<
 
 /// What an earlier attempt has kept is nearer to the truth.
 fn keep_tip(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    watchdog::step("keeping the newest part of the damaged store");
     match File::create_new(path) {
         Ok(mut file) => file.write_all(bytes).and_then(|()| file.sync_all()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),

@@ -63,7 +63,10 @@ fn serve(
         let gateway = tokio::select! {
             started = Gateway::start(config, file, background.handle()) => started?,
             // Nothing was acknowledged yet, and opening a large damaged store can take minutes.
-            () = signals.end() => return Ok(()),
+            () = signals.end() => {
+                tracing::info!("ended before it served");
+                return Ok(());
+            }
         };
         gateway.run_until_signal(signals, |log| level.set(&log.level)).await
     })?;

@@ -228,7 +228,11 @@ impl Gateway {
             tokio::select! {
                 asked = signals.next() => match asked {
                     Asked::End => break None,
-                    Asked::Reload => self.reload(&log_changed).await,
+                    // Its files may be on a disk that does not answer any more.
+                    Asked::Reload => tokio::select! {
+                        () = self.reload(&log_changed) => {}
+                        ended = store.ended() => break Some(unasked_end(ended)),
+                    },
                 },
                 failed = self.tasks.failure() => break Some(failed.into()),
                 ended = store.ended() => break Some(unasked_end(ended)),

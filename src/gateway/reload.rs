@@ -8,10 +8,16 @@ use crate::pki::Renewed;
 impl Gateway {
     /// Reads the configuration and the certificates again.
     pub(super) async fn reload(&mut self, log_changed: &impl Fn(&config::Log)) {
-        let new = match Config::load(self.file.as_deref()) {
-            Ok(new) => new,
-            Err(invalid) => {
+        let file = self.file.clone();
+        // It reads files.
+        let new = match tokio::task::spawn_blocking(move || Config::load(file.as_deref())).await {
+            Ok(Ok(new)) => new,
+            Ok(Err(invalid)) => {
                 tracing::error!("the new configuration is not valid; the old one stays in force:\n{invalid}");
+                return;
+            }
+            Err(panic) => {
+                tracing::error!(%panic, "reading the configuration; the old one stays in force");
                 return;
             }
         };
