@@ -323,7 +323,7 @@ impl Store {
 
 /// sled creates files without a sync.
 fn sync_created(file: &File, dir: &Path) -> io::Result<()> {
-    watchdog::step("syncing a new store");
+    watchdog::step("syncing the store's files");
     file.sync_all()?;
     File::open(dir.join("conf"))?.sync_all()?;
     for ancestor in dir.ancestors().take(3).filter(|ancestor| !ancestor.as_os_str().is_empty()) {

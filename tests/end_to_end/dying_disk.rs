@@ -113,7 +113,7 @@ fn a_gateway_that_cannot_even_open_its_store_says_so_and_ends() {
     let (status, home) = home.launch().ended();
     assert_eq!(status.code(), Some(1), "{}", home.log());
     assert!(
-        home.log().contains("stands still: syncing a new store has not come to an end"),
+        home.log().contains("stands still: syncing the store's files has not come to an end"),
         "{}",
         home.log()
     );
