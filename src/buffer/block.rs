@@ -7,7 +7,8 @@
 //! count │ raw length │ parts │ codec 1 │ data. The last block of a commit carries the state record: a commit is then
 //! often a single key, which costs the disk half of what two do.
 //! Its first number is its key. A block holds at most what fits a value after compression; a single reading that
-//! does not is spread over several parts.
+//! does not is spread over several parts. A further part is: epoch 8 │ data. A number that was given again has another
+//! epoch: the parts of two readings are never mixed.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -316,9 +317,16 @@ impl Packer {
         body.extend_from_slice(data);
         pieces.push(Piece { key: key::block(first, 0), kind: Kind::Block, body });
         for (part, chunk) in (1_u16..).zip(chunks) {
-            pieces.push(Piece { key: key::block(first, part), kind: Kind::BlockPart, body: chunk.to_vec() });
+            let body = [&header.epoch.to_le_bytes()[..], chunk].concat();
+            pieces.push(Piece { key: key::block(first, part), kind: Kind::BlockPart, body });
         }
     }
+}
+
+/// Epoch and data of a further part.
+pub(super) fn parse_part(body: &[u8]) -> Option<(u64, &[u8])> {
+    let (epoch, data) = body.split_first_chunk()?;
+    Some((u64::from_le_bytes(*epoch), data))
 }
 
 /// A block as it was stored, its checksums verified.

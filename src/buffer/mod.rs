@@ -69,6 +69,8 @@ mod damage_tests;
 #[cfg(test)]
 mod model_tests;
 #[cfg(test)]
+mod salvage_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod trouble_tests;

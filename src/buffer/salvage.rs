@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::block::Header;
+use super::block::{self, Header};
 use super::cursor::Cursor;
 use super::disk::{Disk, Tail};
 use super::frame::{self, Fields, Frame, Kind, MAGIC, MAX_VALUE, key};
@@ -69,24 +69,15 @@ pub(super) fn rebuild(
         fs::remove_dir_all(&target)?;
     }
     let mut findings = vec![format!("the store was damaged: {why}")];
-    let mut files = Vec::new();
-    let mut index = BTreeMap::new();
-    let mut state = State::default();
+    let mut source = Source::default();
     if let Some(aside) = &aside {
         findings.push(format!("it was set aside as {}", aside.display()));
         for path in files_in(aside)? {
             let file = File::open(&path)?;
-            let number = files.len();
-            scan(&file, |offset, frame| {
-                note(&mut index, number, offset, frame);
-                if let Some(found) = state_in(frame).filter(|found| found.generation > state.generation) {
-                    state = found;
-                }
-            })?;
-            files.push(file);
+            scan(&file, |offset, frame| source.note(offset, frame))?;
+            source.files.push(file);
         }
     }
-    let source = Source { files, index, state };
     let store = Store::open(&target)?;
     let (state, lost) = source.copy_into(&store, disk, end)?;
     store.sync(disk)?;
@@ -120,15 +111,56 @@ fn keep_tip(path: &Path, bytes: &[u8]) -> io::Result<()> {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Source {
     files: Vec<File>,
     index: BTreeMap<Vec<u8>, Found>,
-    /// The newest one.
+    /// The newest one; its `end` is 0 when there is none.
     state: State,
+    /// By epoch, the lowest number that is seen to belong to it.
+    begins: BTreeMap<u64, Seq>,
 }
 
 impl Source {
+    /// Takes note of a frame, if it is the best for its key so far.
+    fn note(&mut self, offset: u64, frame: &Frame<'_>) {
+        let mut found =
+            Found { file: self.files.len(), offset, size: frame.size, rank: (0, 0), count: 0, parts: 0 };
+        match frame.kind {
+            Kind::Block => {
+                let (Some((header, _)), Some((first, 0))) =
+                    (Header::parse(frame.body), key::parse_block(frame.key))
+                else {
+                    return;
+                };
+                found.rank = (header.epoch, header.count.into());
+                (found.count, found.parts) = (header.count, header.parts);
+                self.note_epoch(header.epoch, first);
+            }
+            Kind::BlockPart => {
+                let Some((epoch, _)) = block::parse_part(frame.body) else { return };
+                found.rank.0 = epoch;
+            }
+            Kind::Cursor | Kind::Meta => found.rank.0 = Fields::new(frame.body).varint().unwrap_or(0),
+            Kind::Letter | Kind::LetterPart => {}
+        }
+        if let Some(state) = state_in(frame) {
+            self.note_epoch(state.epoch, state.end);
+            if state.generation > self.state.generation {
+                self.state = state;
+            }
+        }
+        let known = self.index.entry(frame.key.to_vec()).or_insert(found);
+        if known.rank < found.rank {
+            *known = found;
+        }
+    }
+
+    fn note_epoch(&mut self, epoch: u64, seq: Seq) {
+        let begin = self.begins.entry(epoch).or_insert(seq);
+        *begin = seq.min(*begin);
+    }
+
     fn copy_into(
         &self,
         store: &Store,
@@ -182,21 +214,31 @@ impl Source {
         // Where there is no room for all, the newest go first, and the rest stays aside.
         let mut excess = wanted.saturating_sub(disk.free_bytes()? / GROWTH);
         let (mut present, mut batch, mut batched) = (Ranges::default(), Batch::default(), 0);
+        // The block that is being copied: its parts follow it.
+        let mut copied = None;
         for (key, found) in self.index.iter().filter(|(key, _)| *key != key::STATE) {
             let Some(frame) = self.read(key, found) else { continue };
             if let Some((first, part)) = key::parse_block(key) {
-                let Some((whole, last)) = self.extent(first, part) else { continue };
-                let unwanted = end.is_some_and(|end| first >= end) || state.removed.covers(first, last);
-                let kept = part > 0 && present.contains(first);
-                if !whole || unwanted || (excess > 0 || part > 0) && !kept {
+                if part == 0 {
+                    let last = first + u64::from(found.count);
+                    let unwanted = end.is_some_and(|end| first >= end)
+                        || state.removed.covers(first, last)
+                        || present.covers(first, last)
+                        || self.was_given_up(first, found.rank.0);
+                    let taken = !unwanted && excess == 0 && self.is_whole(first, found);
+                    copied = taken.then_some((first, found.parts));
+                    if taken {
+                        present.insert(first, last);
+                        state.epoch = state.epoch.max(found.rank.0);
+                        state.end = end.unwrap_or(state.end.max(last));
+                    }
+                }
+                if copied.is_none_or(|(copied, parts)| copied != first || part >= parts) {
                     excess = excess.saturating_sub(found.size as u64);
                     continue;
                 }
-                present.insert(first, last);
                 state.keys += 1;
                 state.live_bytes += found.size as u64;
-                state.epoch = state.epoch.max(found.rank.0);
-                state.end = end.unwrap_or(state.end.max(last));
             } else if key::parse_letter(key).is_some_and(|(_, _, part)| part == 0) {
                 state.letters += 1;
             }
@@ -210,12 +252,18 @@ impl Source {
         Ok((present, batch))
     }
 
-    /// Whether all parts of the block are there, and one past its last number.
-    fn extent(&self, first: Seq, part: u16) -> Option<(bool, Seq)> {
-        let head = self.index.get(&key::block(first, 0)[..])?;
-        let whole = part < head.parts
-            && (1..head.parts).all(|part| self.index.contains_key(&key::block(first, part)[..]));
-        Some((whole, first + u64::from(head.count)))
+    /// Whether all parts of the block can be had, of the same epoch: a number that was given again has other parts.
+    fn is_whole(&self, first: Seq, head: &Found) -> bool {
+        (1..head.parts).all(|part| {
+            let key = key::block(first, part);
+            let found = self.index.get(&key[..]).filter(|found| found.rank.0 == head.rank.0);
+            found.is_some_and(|found| self.read(&key, found).is_some())
+        })
+    }
+
+    /// Whether a later epoch began before that number: then it was not acknowledged, and given again.
+    fn was_given_up(&self, first: Seq, epoch: u64) -> bool {
+        self.begins.range(epoch + 1..).any(|(_, begin)| *begin <= first)
     }
 
     fn block_bytes(&self) -> u64 {
@@ -251,24 +299,6 @@ fn state_in(frame: &Frame<'_>) -> Option<State> {
         Kind::Meta if frame.key == key::STATE => State::decode(frame.body),
         Kind::Block => State::decode(Header::state(frame.body)?),
         _ => None,
-    }
-}
-
-/// Takes note of a frame, if it is the best for its key so far.
-fn note(index: &mut BTreeMap<Vec<u8>, Found>, file: usize, offset: u64, frame: &Frame<'_>) {
-    let mut found = Found { file, offset, size: frame.size, rank: (0, 0), count: 0, parts: 0 };
-    match frame.kind {
-        Kind::Block => {
-            let Some((header, _)) = Header::parse(frame.body) else { return };
-            found.rank = (header.epoch, header.count.into());
-            (found.count, found.parts) = (header.count, header.parts);
-        }
-        Kind::Cursor | Kind::Meta => found.rank.0 = Fields::new(frame.body).varint().unwrap_or(0),
-        Kind::BlockPart | Kind::Letter | Kind::LetterPart => {}
-    }
-    let known = index.entry(frame.key.to_vec()).or_insert(found);
-    if known.rank < found.rank {
-        *known = found;
     }
 }
 

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
-use super::block::{Block, Header};
+use super::block::{Block, Header, parse_part};
 use super::disk::Disk;
 use super::frame::{self, Kind, key};
 use super::ledger::State;
@@ -296,8 +296,11 @@ impl Store {
                     let wanted = key::block(block.first, part);
                     let next = pairs.next_if(|next| next.as_ref().is_ok_and(|(key, _)| **key == wanted));
                     let Some(Ok((_, value))) = next else { break };
-                    let Some(frame) = frame::parse_value(&wanted, &value) else { break };
-                    block.data.extend_from_slice(frame.body);
+                    let part = frame::parse_value(&wanted, &value).and_then(|frame| parse_part(frame.body));
+                    let Some((_, data)) = part.filter(|(epoch, _)| *epoch == block.header.epoch) else {
+                        break;
+                    };
+                    block.data.extend_from_slice(data);
                 }
             }
             let Some(block) = block.filter(Block::is_whole) else { continue };
