@@ -132,6 +132,7 @@ fn put_progress(batch: &mut Batch, next: &mut State, book: &mut Book) -> (Vec<(S
     if book.facts_dirty {
         let gaps = Book::encode_gaps(&book.gaps, next.generation);
         batch.insert(key::GAPS, wrap(Kind::Meta, key::GAPS, &gaps));
+        next.lost = book.gaps.total();
         let boots = Book::encode_boots(&book.boots, next.generation);
         batch.insert(key::BOOTS, wrap(Kind::Meta, key::BOOTS, &boots));
         book.facts_dirty = false;

@@ -42,7 +42,9 @@ pub(super) struct State {
     pub(super) letters: u64,
     pub(super) letters_evicted: u64,
     pub(super) refused_full: u64,
-    /// What is no longer stored, and rightly so.
+    /// Numbers in the record of the gaps: a record with fewer is not the newest.
+    pub(super) lost: u64,
+    /// What is no longer stored, and known to be gone.
     pub(super) removed: Ranges,
 }
 
@@ -59,6 +61,7 @@ impl State {
             self.letters,
             self.letters_evicted,
             self.refused_full,
+            self.lost,
         ];
         numbers.into_iter().for_each(|number| out.extend_from_slice(&number.to_le_bytes()));
         put_ranges(&mut out, &self.removed);
@@ -77,6 +80,7 @@ impl State {
             letters: number()?,
             letters_evicted: number()?,
             refused_full: number()?,
+            lost: number()?,
             removed: take_ranges(&mut fields)?,
         })
     }

@@ -19,7 +19,8 @@
 //! 4. **Nothing is removed before the cursors that allow it are on disk**; what was removed is on record, so that
 //!    a block that is missing otherwise is known to be damage.
 //! 5. **Damage is named, and never in the way** (P5). What cannot be trusted is set aside and searched for
-//!    every sound frame; what is gone is reported in numbers and settled as [`DropReason::Damaged`].
+//!    every sound frame; what is gone is reported in numbers, rather too many than too few, and settled as
+//!    [`DropReason::Damaged`].
 //! 6. **A backlog costs disk, nothing else** (P6). Nothing here grows with what waits, and nothing scans it at opening.
 //!
 //! # Format
@@ -93,7 +94,8 @@ use crate::message::{BootId, Reading, Seq};
 pub struct OpenReport {
     /// Human sentences: what was damaged, what was done, which sequence numbers are missing.
     pub findings: Vec<String>,
-    /// Exact ranges of sequence numbers (inclusive) that were accepted once and cannot be read any more.
+    /// Ranges of sequence numbers (inclusive) that were accepted once and are lost to damage. Where the records of
+    /// what was removed are damaged, too, delivered readings may be among them; lost ones are never left out.
     pub gaps: Vec<(Seq, Seq)>,
 }
 
@@ -318,7 +320,7 @@ pub struct Status {
     pub dead_letters_evicted: u64,
     /// `None` when healthy; otherwise what keeps the store from committing.
     pub trouble: Option<String>,
-    /// Inclusive ranges of numbers that were accepted and lost to damage.
+    /// Inclusive ranges of numbers that were accepted and lost to damage, as in [`OpenReport::gaps`].
     pub gaps: Vec<(Seq, Seq)>,
     /// By the name of the sink.
     pub sinks: BTreeMap<String, SinkFigures>,

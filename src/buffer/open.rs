@@ -74,10 +74,10 @@ pub(super) fn start(
 
 /// Opens the store, gives every sink its cursor, and begins a new epoch: that is on disk before the first append.
 pub(super) fn open_store(disk: &Disk, sinks: &[SinkName]) -> Result<(Store, Book, OpenReport), StoreError> {
-    let opened = open_or_rebuild(disk);
+    let opened = open_or_rebuild(disk, sinks);
     let (store, mut book, mut findings) = match opened {
         // There may be just enough room when the ballast is gone.
-        Err(StoreError::Io(_)) if disk.drop_ballast() => open_or_rebuild(disk)?,
+        Err(StoreError::Io(_)) if disk.drop_ballast() => open_or_rebuild(disk, sinks)?,
         opened => opened?,
     };
     join(&mut book, sinks);
@@ -103,14 +103,14 @@ fn unknown(disk: &Disk, sinks: &[SinkName]) -> Book {
 }
 
 /// Damage never keeps the buffer from opening (P5).
-fn open_or_rebuild(disk: &Disk) -> Result<(Store, Book, Vec<String>), StoreError> {
+fn open_or_rebuild(disk: &Disk, sinks: &[SinkName]) -> Result<(Store, Book, Vec<String>), StoreError> {
     let tip = newest_segments(&disk.store())?;
     let why = match open_checked(disk, disk.tail().end) {
         Ok((store, book)) => return Ok((store, book, Vec::new())),
         Err(error) if error.needs_rebuild() => error.to_string(),
         Err(error) => return Err(error),
     };
-    let rebuilt = salvage::rebuild(disk, None, &why, &tip)?;
+    let rebuilt = salvage::rebuild(disk, sinks, None, &why, &tip)?;
     let book = load(&rebuilt.store)?;
     let mut findings = rebuilt.findings;
     findings.extend(rebuilt.lost.iter().map(|(from, to)| format!("readings {from} to {} are lost", to - 1)));
@@ -123,7 +123,7 @@ fn open_checked(disk: &Disk, end: Seq) -> Result<(Store, Book), StoreError> {
         return Err(StoreError::Damaged("its rebuilding was interrupted".to_owned()));
     }
     let store = Store::open(&disk.store())?;
-    let checked = load(&store).and_then(|book| check(&store, &book.state, end).map(|()| book));
+    let checked = load(&store).and_then(|book| check(&store, &book, end).map(|()| book));
     match checked {
         Ok(book) => Ok((store, book)),
         Err(error) => {
@@ -133,7 +133,11 @@ fn open_checked(disk: &Disk, end: Seq) -> Result<(Store, Book), StoreError> {
     }
 }
 
-fn check(store: &Store, state: &State, end: Seq) -> Result<(), StoreError> {
+fn check(store: &Store, book: &Book, end: Seq) -> Result<(), StoreError> {
+    let state = &book.state;
+    // What a sink has settled was acknowledged, too.
+    let settled = book.sinks.values().map(|sink| sink.cursor.settled().end());
+    let end = settled.fold(end, Seq::max);
     if state.end < end {
         let (last, acked) = (state.end - 1, end - 1);
         return Err(StoreError::Damaged(format!("it ends at {last}, but {acked} was acknowledged")));
@@ -169,7 +173,8 @@ pub(super) fn reopen(
             Err(error) => return Err(error),
         },
     };
-    let rebuilt = salvage::rebuild(disk, Some(end), &why, &tip)?;
+    let sinks: Vec<_> = ledger.book().sinks.keys().cloned().collect();
+    let rebuilt = salvage::rebuild(disk, &sinks, Some(end), &why, &tip)?;
     rebuilt.findings.iter().for_each(|finding| tracing::warn!("{finding}"));
     let mut book = ledger.book();
     let epoch = book.state.epoch;

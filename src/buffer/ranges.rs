@@ -91,6 +91,11 @@ impl Ranges {
         Self(both)
     }
 
+    /// One past the highest number in the set; 0 when it is empty.
+    pub(super) fn end(&self) -> Seq {
+        self.0.last().map_or(0, |range| range.1)
+    }
+
     /// The ranges, in order.
     pub(super) fn as_slice(&self) -> &[(Seq, Seq)] {
         &self.0

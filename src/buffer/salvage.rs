@@ -1,7 +1,8 @@
 //! What can be had from a store that cannot be trusted: every sound frame in any of its files.
 //!
 //! The damaged store is set aside, scanned without the help of its own index, and copied into a fresh one, which
-//! takes its place by a rename: a crash on the way starts over. What is gone is named exactly.
+//! takes its place by a rename: a crash on the way starts over. All that is lost is named; what was delivered may be
+//! named with it where the records of that are gone, too.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -17,6 +18,7 @@ use super::ledger::{Book, State};
 use super::ranges::Ranges;
 use super::store::{Batch, Store, StoreError};
 use super::watchdog;
+use crate::config::SinkName;
 use crate::message::Seq;
 
 const CHUNK: usize = 1024 * 1024;
@@ -52,8 +54,11 @@ pub(super) struct Rebuilt {
 
 /// Rebuilds the store. With `end`, that is where it ends: what comes behind is still in memory. `tip` is what the
 /// newest part of the data file held before the store was opened.
+///
+/// `sinks` are those that matter: without a state record, what they all have passed does not count as lost.
 pub(super) fn rebuild(
     disk: &Disk,
+    sinks: &[SinkName],
     end: Option<Seq>,
     why: &str,
     tip: &[(u64, Vec<u8>)],
@@ -78,8 +83,9 @@ pub(super) fn rebuild(
             source.files.push(file);
         }
     }
+    findings.extend(source.missing_records(sinks));
     let store = Store::open(&target)?;
-    let (state, lost) = source.copy_into(&store, disk, end)?;
+    let (state, lost) = source.copy_into(&store, disk, sinks, end)?;
     store.sync(disk)?;
     store.discard();
     disk.install()?;
@@ -117,6 +123,8 @@ struct Source {
     index: BTreeMap<Vec<u8>, Found>,
     /// The newest one; its `end` is 0 when there is none.
     state: State,
+    /// The highest of all records.
+    generation: u64,
     /// By epoch, the lowest number that is seen to belong to it.
     begins: BTreeMap<u64, Seq>,
 }
@@ -141,11 +149,16 @@ impl Source {
                 let Some((epoch, _)) = block::parse_part(frame.body) else { return };
                 found.rank.0 = epoch;
             }
-            Kind::Cursor | Kind::Meta => found.rank.0 = Fields::new(frame.body).varint().unwrap_or(0),
+            Kind::Meta if frame.key == key::STATE => {}
+            Kind::Cursor | Kind::Meta => {
+                found.rank.0 = Fields::new(frame.body).varint().unwrap_or(0);
+                self.generation = self.generation.max(found.rank.0);
+            }
             Kind::Letter | Kind::LetterPart => {}
         }
         if let Some(state) = state_in(frame) {
             self.note_epoch(state.epoch, state.end);
+            self.generation = self.generation.max(state.generation);
             if state.generation > self.state.generation {
                 self.state = state;
             }
@@ -161,40 +174,58 @@ impl Source {
         *begin = seq.min(*begin);
     }
 
+    /// For people: why more may be called lost than was.
+    fn missing_records(&self, sinks: &[SinkName]) -> Vec<String> {
+        let without = sinks.iter().filter(|name| self.cursor(&key::cursor(name.as_str())).is_none());
+        let mut findings: Vec<_> =
+            without.map(|name| format!("no cursor of the sink {name} was found")).collect();
+        if !self.knows_removed() {
+            findings.push("the record of what was removed is gone: among what is reported as lost may be readings that were delivered".to_owned());
+        }
+        findings
+    }
+
     fn copy_into(
         &self,
         store: &Store,
         disk: &Disk,
+        sinks: &[SinkName],
         end: Option<Seq>,
     ) -> Result<(State, Vec<(Seq, Seq)>), StoreError> {
         let mut state = self.state.clone();
-        if state.end == 0 {
-            state.removed = self.settled_by_all();
+        if !self.knows_removed() {
+            state.removed = self.passed_by_all(sinks);
         }
-        let tail = disk.tail();
+        let (tail, gaps) = (disk.tail(), self.gaps());
         state.epoch = state.epoch.max(tail.epoch);
-        state.end = end.unwrap_or_else(|| state.end.max(tail.end));
+        state.end = end.unwrap_or_else(|| state.end.max(tail.end).max(gaps.end()).max(self.settled_end()));
         (state.keys, state.live_bytes, state.letters) = (0, 0, 0);
 
         let (present, mut batch) = self.copy_frames(store, disk, end, &mut state)?;
 
-        let mut book = Book::default();
-        let gaps = self.meta(key::GAPS).and_then(|body| Book::decode_gaps(&body));
-        book.gaps = gaps.map(|(_, gaps)| gaps).unwrap_or_default();
+        let mut book = Book { gaps, ..Book::default() };
         let mut accounted = state.removed.clone();
         for (from, to) in present.as_slice() {
             accounted.insert(*from, *to);
         }
         let lost: Vec<_> = accounted.missing(1, state.end).collect();
+        // What is lost is the business of a sink whose cursor is lost, too.
+        let joined = lost.first().map_or(state.oldest(), |(from, _)| state.oldest().min(*from));
         book.state = state;
         lost.iter().for_each(|(from, to)| book.lose(*from, *to));
         let Book { mut state, gaps, .. } = book;
-        state.generation += 1;
+        state.generation = self.generation + 1;
+        state.lost = gaps.total();
         batch.insert(
             key::GAPS,
             frame::wrap(Kind::Meta, key::GAPS, &Book::encode_gaps(&gaps, state.generation)),
         );
         batch.insert(key::STATE, frame::wrap(Kind::Meta, key::STATE, &state.encode()));
+        for key in sinks.iter().map(|name| key::cursor(name.as_str())) {
+            if let (None, Some(body)) = (self.cursor(&key), Cursor::new(joined).encode(state.generation)) {
+                batch.insert(&key, frame::wrap(Kind::Cursor, &key, &body));
+            }
+        }
         store.apply(batch)?;
         Ok((state, lost))
     }
@@ -276,14 +307,32 @@ impl Source {
         Some(frame::parse_value(key, &value)?.body.to_vec())
     }
 
-    /// Without a state record the cursors tell what was rightly removed.
-    fn settled_by_all(&self) -> Ranges {
-        let cursors = self.index.range(vec![key::CURSOR]..vec![key::CURSOR + 1]);
-        let decoded = cursors.filter_map(|(key, _)| Cursor::decode(&self.meta(key)?));
-        decoded
-            .map(|(_, cursor)| cursor.passed())
-            .reduce(|all, one| all.intersection(&one))
-            .unwrap_or_default()
+    /// A cursor's record under this key.
+    fn cursor(&self, key: &[u8]) -> Option<Cursor> {
+        Some(Cursor::decode(&self.meta(key)?)?.1)
+    }
+
+    fn gaps(&self) -> Ranges {
+        let found = self.meta(key::GAPS).and_then(|body| Book::decode_gaps(&body));
+        found.map(|(_, gaps)| gaps).unwrap_or_default()
+    }
+
+    /// Whether there is a state record, and what it has as removed can be told from what was lost before.
+    fn knows_removed(&self) -> bool {
+        self.state.end > 0 && self.gaps().total() >= self.state.lost
+    }
+
+    /// What every sink has passed. When the cursor of one is gone, nothing is known to be.
+    fn passed_by_all(&self, sinks: &[SinkName]) -> Ranges {
+        let cursors = sinks.iter().map(|name| self.cursor(&key::cursor(name.as_str())));
+        let passed = cursors.map(|cursor| cursor.map(|cursor| cursor.passed()).unwrap_or_default());
+        passed.reduce(|all, one| all.intersection(&one)).unwrap_or_default()
+    }
+
+    /// One past the highest number that any sink has settled.
+    fn settled_end(&self) -> Seq {
+        let keys = self.index.range(vec![key::CURSOR]..vec![key::CURSOR + 1]).map(|(key, _)| key);
+        keys.filter_map(|key| Some(self.cursor(key)?.settled().end())).max().unwrap_or(0)
     }
 
     /// The frame, if the disk still gives it.

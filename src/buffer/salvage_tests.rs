@@ -4,11 +4,12 @@ use std::fs;
 use std::path::Path;
 
 use super::block::{Base, Packer, Piece, Record, Records, put_record};
+use super::cursor::{Cursor, Fate};
 use super::disk::{Disk, Tail};
 use super::frame::{Kind, key, wrap};
 use super::ledger::State;
 use super::model_tests::Random;
-use super::tests::{ALL, settings, sink, stamp};
+use super::tests::{ALL, conserved, settings, sink, stamp};
 use super::*;
 use crate::message::Qos;
 
@@ -46,6 +47,14 @@ fn short(epoch: u64, first: Seq, end: Seq) -> Vec<Vec<u8>> {
     block(epoch, first, &payloads)
 }
 
+/// The cursor of a sink to which all of `[1, end)` was delivered.
+fn cursor(name: &str, end: Seq) -> Vec<u8> {
+    let mut cursor = Cursor::new(1);
+    cursor.settle(1, end, Fate::Delivered);
+    let key = key::cursor(name);
+    wrap(Kind::Cursor, &key, &cursor.encode(9).unwrap())
+}
+
 fn state(epoch: u64, end: Seq) -> Vec<u8> {
     let state = State { generation: 1, epoch, end, ..State::default() };
     wrap(Kind::Meta, key::STATE, &state.encode())
@@ -66,6 +75,56 @@ async fn read(buffer: &Buffer, name: &str) -> Vec<(Seq, Vec<u8>)> {
     let readings = reader.peek(ALL).await.unwrap();
     assert_eq!(readings.len() as u64, reader.pending());
     readings.iter().map(|reading| (reading.seq, reading.payload.to_vec())).collect()
+}
+
+fn told(buffer: &Buffer, name: &str) -> (u64, u64, u64) {
+    conserved(buffer);
+    let figures = &buffer.status().sinks[name];
+    let damaged = figures.dropped.get(&DropReason::Damaged).copied().unwrap_or(0);
+    (figures.accepted, figures.delivered, damaged)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_sinks_cursor_and_the_state_record_all_that_is_not_found_counts_as_lost() {
+    let frames = [vec![cursor("eager", 81)], short(4, 91, 96)].concat();
+    let root = tempfile::tempdir().unwrap();
+    let (buffer, report) = open(root.path(), 101, &frames, &["eager", "lazy"]);
+    assert_eq!(report.gaps, [(1, 90), (96, 100)], "{report:?}");
+    assert_eq!(told(&buffer, "eager"), (100, 80, 15));
+    assert_eq!(told(&buffer, "lazy"), (100, 0, 95), "the lost ones are its business");
+    assert_eq!(read(&buffer, "lazy").await.len(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_state_record_what_every_sink_has_passed_does_not_count_as_lost() {
+    let frames = [vec![cursor("eager", 81), cursor("lazy", 61)], short(4, 91, 101)].concat();
+    let root = tempfile::tempdir().unwrap();
+    let (buffer, report) = open(root.path(), 101, &frames, &["eager", "lazy"]);
+    assert_eq!(report.gaps, [(61, 90)], "{report:?}");
+    assert_eq!((told(&buffer, "eager"), told(&buffer, "lazy")), ((100, 80, 10), (100, 60, 30)));
+    let generation = buffer.0.0.ledger.book().state.generation;
+    assert!(generation > 9, "what is written now is newer than what was found, not {generation}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_lost_before_is_reported_again_when_the_record_of_it_is_lost() {
+    let lost = State { generation: 1, epoch: 4, end: 101, lost: 20, ..State::default() };
+    let known = State { removed: [(1, 91)].into_iter().collect(), ..lost };
+    let known = wrap(Kind::Meta, key::STATE, &known.encode());
+    let frames = [vec![cursor("eager", 81), cursor("lazy", 61), known], short(4, 91, 101)].concat();
+    let root = tempfile::tempdir().unwrap();
+    let (_, report) = open(root.path(), 101, &frames, &["eager", "lazy"]);
+    assert_eq!(report.gaps, [(61, 90)], "{report:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_sink_has_settled_was_acknowledged_and_its_number_is_not_given_again() {
+    let frames = [vec![cursor("eager", 81), state(4, 51)], short(4, 41, 51)].concat();
+    let root = tempfile::tempdir().unwrap();
+    let (buffer, report) = open(root.path(), 21, &frames, &["eager", "lazy"]);
+    assert_eq!(report.gaps, [(1, 40), (51, 80)], "{report:?}");
+    assert_eq!(told(&buffer, "lazy"), (80, 0, 70));
+    assert_eq!(buffer.status().accepted, 80);
 }
 
 #[tokio::test(flavor = "multi_thread")]

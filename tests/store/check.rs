@@ -44,18 +44,8 @@ pub(super) enum Excuse {
     NoneOfThoseAcked,
     /// Files were damaged, and the store reports the reading as lost.
     Gap,
-    /// The data file lost its end: the store must say that it was damaged, but with the newest cursors gone the
-    /// numbers that it reports may fall short. A known weakness: docs/decisions/0002.
-    LostEnd,
     /// `drop_oldest` made room: it is older than everything that is left, and counted.
     Oldest,
-}
-
-impl Excuse {
-    /// A power cut damages no file: more is promised then.
-    fn is_damage(self) -> bool {
-        matches!(self, Self::Gap | Self::LostEnd)
-    }
 }
 
 /// What a check found out, beside that all is well.
@@ -185,7 +175,7 @@ async fn first_opening(disk: &Path, promises: &Promises, excuse: Excuse) -> Resu
             return Err(format!("not three new readings, but {new:?}"));
         }
         let epoch = new[0].epoch;
-        let is_new = if excuse.is_damage() {
+        let is_new = if excuse == Excuse::Gap {
             !found.epochs.contains(&epoch)
         } else {
             found.epochs.last() < Some(&epoch)
@@ -194,7 +184,7 @@ async fn first_opening(disk: &Path, promises: &Promises, excuse: Excuse) -> Resu
             return Err(format!("epoch {epoch} is not a new one after {:?}", found.epochs));
         }
         let taken = promises.durable.values().copied().max().unwrap_or(0);
-        if !excuse.is_damage() && new[0].seq <= taken {
+        if excuse != Excuse::Gap && new[0].seq <= taken {
             return Err(format!("number {} is given out again after {taken}", new[0].seq));
         }
     }
@@ -227,7 +217,6 @@ async fn audit(
         let excused = match excuse {
             Excuse::None | Excuse::NoneOfThoseAcked => false,
             Excuse::Gap => gaps.iter().any(|(first, last)| (first..=last).contains(&seq)),
-            Excuse::LostEnd => true,
             Excuse::Oldest => readings.first().is_none_or(|oldest| *seq < oldest.seq),
         };
         if !excused {
@@ -240,7 +229,7 @@ async fn audit(
     if excuse == Excuse::Oldest && counted < missing {
         return Err(format!("{missing} readings made room at {name}, but {counted} are counted"));
     }
-    let done = promises.settled.get(name).filter(|_| !excuse.is_damage());
+    let done = promises.settled.get(name).filter(|_| excuse != Excuse::Gap);
     if let Some(again) = done.and_then(|done| done.intersection(&stored).next()) {
         return Err(format!("{again:?} is given to {name} again, although it was settled before a close"));
     }
