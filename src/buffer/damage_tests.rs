@@ -138,3 +138,17 @@ async fn a_cut_file_costs_at_most_what_is_reported() {
 async fn a_missing_file_costs_at_most_what_is_reported() {
     damaged(1, |_, file| fs::remove_file(file).unwrap()).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reading_that_is_acknowledged_is_known_to_be_without_the_store() {
+    let root = tempfile::tempdir().unwrap();
+    let (buffer, _) = Buffer::open(root.path(), &settings(), &[]).unwrap();
+    let device = DeviceId::parse("esp32-01").unwrap();
+    let mut writer = buffer.writer();
+    for _ in 0..100 {
+        let seq = append(&mut writer, &device, b"21.5", None).await;
+        let mark = fs::read(root.path().join("tail")).unwrap();
+        let end = u64::from_le_bytes(*mark.first_chunk().unwrap());
+        assert!(end > seq, "{seq} was acknowledged, and the mark says {end}");
+    }
+}

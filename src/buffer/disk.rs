@@ -5,8 +5,8 @@
 //! store/             the key-value store
 //! store.damaged-<n>  what could not be trusted, set aside; the newest three
 //! store.rebuild/     a store in the making: worthless until it is renamed to `store`
-//! tail               how far readings were acknowledged: end 8 │ epoch 8 │ CRC-32C 4. Written after each commit
-//!                    and not synced, so it may lag behind the store but is never ahead of an honest disk
+//! tail               how far readings were acknowledged: end 8 │ epoch 8 │ CRC-32C 4. Written after each commit, before
+//!                    its acks, and not synced: after a power cut it may lag behind, but is never ahead of an honest disk
 //! ballast            space that is given up to get out of a full disk
 //! ```
 

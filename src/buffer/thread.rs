@@ -281,11 +281,12 @@ impl Keeper {
         match stored.and_then(|()| self.write(Some(&group))) {
             Ok(()) if self.store.is_some() => {
                 let end = group.end();
+                // Before any ack: what nobody knows to have been acknowledged is missed by nobody.
+                let epoch = self.hub.ledger.book().state.epoch;
+                self.disk.set_tail(Tail { end, epoch });
                 self.hub.intake.release(&mut group);
                 self.spare = Some(group);
                 self.ends.send_replace(end);
-                let epoch = self.hub.ledger.book().state.epoch;
-                self.disk.set_tail(Tail { end, epoch });
                 self.hub.intake.announce_room();
             }
             Ok(()) => self.held = Some(group),
