@@ -180,7 +180,8 @@ impl Source {
         let mut findings: Vec<_> =
             without.map(|name| format!("no cursor of the sink {name} was found")).collect();
         if !self.knows_removed() {
-            findings.push("the record of what was removed is gone: among what is reported as lost may be readings that were delivered".to_owned());
+            let more = "the record of what was removed is lost: what counts as lost may have been delivered";
+            findings.push(more.to_owned());
         }
         findings
     }
