@@ -3,6 +3,7 @@
 //!
 //! Settings come from a TOML file and from variables such as `TAMPU_LISTENER__ADDRESS`, which win.
 
+mod listener;
 mod parse;
 mod secret;
 mod settings;

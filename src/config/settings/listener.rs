@@ -1,0 +1,65 @@
+//! Where devices connect, and the bounds of a connection.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+/// Whether a device must show a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientAuth {
+    /// No certificate, no connection.
+    Required,
+    /// Without a certificate a device is `anonymous`.
+    Optional,
+}
+
+/// The TLS listener, and the limits that hold before anything large is allocated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// Where to listen.
+    pub address: SocketAddr,
+    /// Whether a device must show a certificate.
+    pub client_auth: ClientAuth,
+    /// From accept to the end of the TLS handshake.
+    pub handshake_timeout: Duration,
+    /// From the end of the handshake to a whole CONNECT.
+    pub connect_timeout: Duration,
+    /// Connections at once.
+    pub max_connections: usize,
+    /// Connections at once from one address (of IPv6: a /64), behind which many devices may be.
+    pub max_connections_per_address: usize,
+    /// Connections at once with the certificate of one device. Anonymous ones are bounded by their address alone.
+    pub max_connections_per_device: usize,
+    /// TLS handshakes at once: a P-256 handshake keeps an ESP8266 busy for 1–2 s.
+    pub max_handshakes: usize,
+    /// The largest packet taken, in bytes, fixed header included.
+    pub max_packet_bytes: usize,
+    /// QoS 1 publishes of one connection that wait for their ack before it is read further.
+    pub max_inflight: u16,
+    /// Bytes that may wait for a slow subscriber before its messages are dropped.
+    pub max_queued_bytes: usize,
+    /// Topic filters a connection may hold.
+    pub max_subscriptions: usize,
+    /// The longest keep alive that is granted silence; 0 from a client means this.
+    pub max_keep_alive: Duration,
+}
+
+impl Default for Listener {
+    fn default() -> Self {
+        Self {
+            address: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8883)),
+            client_auth: ClientAuth::Required,
+            handshake_timeout: Duration::from_secs(15),
+            connect_timeout: Duration::from_secs(10),
+            max_connections: 10_000,
+            max_connections_per_address: 1_000,
+            max_connections_per_device: 16,
+            max_handshakes: 64,
+            max_packet_bytes: 256 * 1024,
+            max_inflight: 1_000,
+            max_queued_bytes: 1024 * 1024,
+            max_subscriptions: 100,
+            max_keep_alive: Duration::from_secs(1_200),
+        }
+    }
+}
