@@ -37,11 +37,12 @@ impl Frame {
         (publish.qos, publish.pkid) = match qos {
             Qos::AtMostOnce => (QoS::AtMostOnce, 0),
             Qos::AtLeastOnce => (QoS::AtLeastOnce, 1),
+            Qos::ExactlyOnce => (QoS::ExactlyOnce, 1),
         };
         let mut bytes = BytesMut::with_capacity(publish.size());
         publish.write(&mut bytes).expect("it came in a packet of the same size");
         let behind_topic = bytes.len() - publish.payload.len();
-        let packet_id_at = (qos == Qos::AtLeastOnce).then(|| behind_topic - 2);
+        let packet_id_at = (qos != Qos::AtMostOnce).then(|| behind_topic - 2);
         Self { bytes: bytes.freeze(), packet_id_at }
     }
 

@@ -22,6 +22,8 @@ const QOS_1: u8 = 1;
 const SYNCHRONIZED: u8 = 2;
 const FAULT: u8 = 4;
 const OWN_BOOT: u8 = 8;
+/// Beside `QOS_1`: whoever does not know it takes the reading for one of QoS 1.
+const QOS_2: u8 = 16;
 
 const CODEC_PLAIN: u8 = 0;
 const CODEC_ZSTD: u8 = 1;
@@ -97,10 +99,11 @@ impl<'a> From<&'a Reading> for Record<'a> {
 /// Appends a record.
 pub(super) fn put_record(out: &mut Vec<u8>, base: &Base, record: &Record<'_>) {
     let stamp = &record.received;
-    let mut flags = 0;
-    if record.qos == Qos::AtLeastOnce {
-        flags |= QOS_1;
-    }
+    let mut flags = match record.qos {
+        Qos::AtMostOnce => 0,
+        Qos::AtLeastOnce => QOS_1,
+        Qos::ExactlyOnce => QOS_1 | QOS_2,
+    };
     if stamp.quality == ClockQuality::Synchronized {
         flags |= SYNCHRONIZED;
     }
@@ -144,10 +147,19 @@ pub(super) fn take_record<'a>(fields: &mut Fields<'a>, base: &Base) -> Option<Re
         stream: fields.text()?,
         topic: fields.text()?,
         payload: fields.bytes()?,
-        qos: if flags & QOS_1 == 0 { Qos::AtMostOnce } else { Qos::AtLeastOnce },
+        qos: qos(flags)?,
         received,
         fault: if flags & FAULT == 0 { None } else { Some(fields.text()?) },
     })
+}
+
+fn qos(flags: u8) -> Option<Qos> {
+    match (flags & QOS_1 != 0, flags & QOS_2 != 0) {
+        (false, false) => Some(Qos::AtMostOnce),
+        (true, false) => Some(Qos::AtLeastOnce),
+        (true, true) => Some(Qos::ExactlyOnce),
+        (false, true) => None,
+    }
 }
 
 /// Consecutive records, as a group holds them.

@@ -18,6 +18,8 @@ pub enum Qos {
     AtMostOnce = 0,
     /// At least once.
     AtLeastOnce = 1,
+    /// Exactly once.
+    ExactlyOnce = 2,
 }
 
 /// The kernel's id of the present boot (`/proc/sys/kernel/random/boot_id`).

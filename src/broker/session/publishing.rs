@@ -181,7 +181,7 @@ impl Session {
             QoS::AtLeastOnce | QoS::ExactlyOnce => Qos::AtLeastOnce,
         };
         let broker = &self.broker;
-        let mut frames: [Option<Frame>; 2] = [None, None];
+        let mut frames: [Option<Frame>; 3] = [None, None, None];
         for subscriber in &*route.subscribers(&publish.topic, &broker.subscriptions) {
             let qos = subscriber.qos.min(published);
             let frame = frames[qos as usize].get_or_insert_with(|| Frame::encode(&mut publish, qos)).clone();

@@ -26,6 +26,7 @@ impl Session {
             codes.push(match self.grant(filter, qos) {
                 Ok(Qos::AtMostOnce) => SubscribeReasonCode::Success(QoS::AtMostOnce),
                 Ok(Qos::AtLeastOnce) => SubscribeReasonCode::Success(QoS::AtLeastOnce),
+                Ok(Qos::ExactlyOnce) => SubscribeReasonCode::Success(QoS::ExactlyOnce),
                 Err(refusal) => {
                     self.refuse(refusal, &wanted.path);
                     SubscribeReasonCode::Failure
