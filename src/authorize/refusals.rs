@@ -67,6 +67,26 @@ refusals! {
     CertificateInvalid = "certificate_invalid",
     /// The certificate's common name is not a device name.
     DeviceNameInvalid = "device_name_invalid",
+    /// The client shows who it is in no way that its listener takes.
+    IdentityNotAllowed = "identity_not_allowed",
+    /// There is no such user, or the password is another.
+    PasswordWrong = "password_wrong",
+    /// The API key is not known, or not this device's, or has expired.
+    ApiKeyWrong = "api_key_wrong",
+    /// The token cannot be believed, or is not this client's.
+    TokenWrong = "token_wrong",
+    /// The token has expired.
+    TokenExpired = "token_expired",
+    /// A token cannot be judged while the clock is not synchronised.
+    ClockNotSynchronized = "clock_not_synchronized",
+    /// Too many passwords wait to be checked.
+    PasswordsBusy = "passwords_busy",
+    /// Too many wrong passwords came from the address.
+    TooManyWrongPasswords = "too_many_wrong_passwords",
+    /// The device is disabled.
+    DeviceDisabled = "device_disabled",
+    /// The password, the API key or the token's key that was shown is not in force any more.
+    CredentialRevoked = "credential_revoked",
     /// No whole CONNECT came in time.
     ConnectTimeout = "connect_timeout",
     /// The client speaks another version of MQTT than 3.1.1.

@@ -33,7 +33,8 @@ pub(super) fn serve<S: AsyncRead + AsyncWrite + Unpin>(
             }
             Err(end) => end,
         };
-        let Peer { identity, address } = &peer;
+        let Peer { principal, address } = &peer;
+        let identity = &principal.identity;
         match &end {
             End::Refused(reason, detail) => {
                 broker.refusals.record(*reason, address.ip(), Some(&identity.device), detail);

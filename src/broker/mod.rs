@@ -61,7 +61,7 @@ use self::stream::Streams;
 use self::subscriptions::Subscriptions;
 use crate::authorize::log_limit::LogLimit;
 use crate::authorize::refusals::Refusals;
-use crate::authorize::{Authorizer, Identity};
+use crate::authorize::{Authorizer, Principal};
 use crate::buffer::Buffer;
 use crate::clock::Clock;
 use crate::config;
@@ -73,7 +73,7 @@ pub use self::figures::Figures;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     /// Who it is.
-    pub identity: Identity,
+    pub principal: Arc<Principal>,
     /// Where it is.
     pub address: SocketAddr,
 }

@@ -9,7 +9,8 @@ use super::registry::SessionKey;
 use super::stream::Source;
 use super::subscriptions::{Subscriber, Subscriptions};
 use super::{Rules, packet};
-use crate::message::Topic;
+use crate::authorize::Principal;
+use crate::message::{Qos, Topic};
 
 /// Topics that a session remembers. A bridge with more of them pays for looking up again.
 const MAX_TOPICS: usize = 128;
@@ -49,6 +50,7 @@ impl Routes {
         &mut self,
         topic: &str,
         key: &SessionKey,
+        who: &Principal,
         rules: &Rules,
         subscriptions: &Subscriptions,
     ) -> Result<Arc<Route>, packet::BadPacket> {
@@ -62,7 +64,7 @@ impl Routes {
         if self.0.len() >= MAX_TOPICS {
             self.clear();
         }
-        let allowed = rules.authorizer.may_publish(&key.identity, topic);
+        let allowed = rules.authorizer.may_publish(who, topic, Qos::AtLeastOnce, false, false).allowed;
         let subscribers = if allowed { subscriptions.of(topic) } else { Vec::new() };
         let route = Arc::new(Route {
             allowed,

@@ -29,6 +29,7 @@ use super::packet::{self, BadPacket, Next};
 use super::registry::SessionKey;
 use super::routes::Routes;
 use super::{Moment, Peer, Rules, Shared};
+use crate::authorize::Principal;
 use crate::authorize::refusals::Refusal;
 use crate::buffer::Writer;
 use crate::message::{Stamp, TopicFilter};
@@ -75,6 +76,7 @@ enum Event {
 pub(super) struct Session {
     broker: Arc<Shared>,
     key: SessionKey,
+    principal: Arc<Principal>,
     address: SocketAddr,
     rules: Arc<Rules>,
     routes: Routes,
@@ -107,7 +109,7 @@ impl Session {
             id if id.is_empty() => broker.client_id(),
             id => id,
         };
-        let key = SessionKey { identity: peer.identity.clone(), client_id: client_id.into() };
+        let key = SessionKey { identity: peer.principal.identity.clone(), client_id: client_id.into() };
         let longest = broker.limits.max_keep_alive;
         let keep_alive = match connect.keep_alive {
             0 => longest,
@@ -118,6 +120,7 @@ impl Session {
         broker.counters.taken_over.add(entered.took_over.into());
         let mut session = Self {
             key,
+            principal: Arc::clone(&peer.principal),
             address: peer.address,
             rules: broker.rules(),
             routes: Routes::default(),

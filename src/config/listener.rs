@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::access::{client_auth, identities};
 use super::table::Table;
 use super::{ClientAuth, Listener};
 
@@ -12,6 +13,7 @@ const SECOND: Duration = Duration::from_secs(1);
 pub(super) fn listener(mut table: Table) -> Listener {
     let default = Listener::default();
     let deadline = MILLISECOND..=Duration::from_secs(600);
+    let identities = identities(&mut table);
     let listener = Listener {
         address: table
             .parsed("address", |text| {
@@ -21,7 +23,8 @@ pub(super) fn listener(mut table: Table) -> Listener {
             .unwrap_or(default.address),
         client_auth: table
             .value::<ClientAuth>("client_auth", "\"required\" or \"optional\"")
-            .unwrap_or(default.client_auth),
+            .unwrap_or(client_auth(identities.as_deref())),
+        identities,
         handshake_timeout: table
             .duration("handshake_timeout", deadline.clone())
             .unwrap_or(default.handshake_timeout),

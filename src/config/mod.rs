@@ -3,6 +3,7 @@
 //!
 //! Settings come from a TOML file and from variables such as `TAMPU_LISTENER__ADDRESS`, which win.
 
+mod access;
 mod listener;
 mod parse;
 mod secret;
@@ -118,7 +119,7 @@ fn unreadable(file: &Path, error: &std::io::Error) -> Invalid {
 
 /// A variable with one underscore where two divide the table from the key: it would be passed over.
 fn half_written(name: &str) -> Option<Problem> {
-    const TABLES: [&str; 7] = ["GATEWAY", "LOG", "PKI", "LISTENER", "ANONYMOUS", "BUFFER", "CLOCK"];
+    const TABLES: [&str; 8] = ["GATEWAY", "LOG", "PKI", "LISTENER", "ACCESS", "ANONYMOUS", "BUFFER", "CLOCK"];
     let rest = name.strip_prefix("TAMPU_").filter(|rest| !rest.contains("__"))?;
     let (table, key) = rest.split_once('_')?;
     let what = format!("is not a setting; did you mean TAMPU_{table}__{key}, with two underscores?");

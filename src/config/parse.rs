@@ -7,13 +7,13 @@ use std::time::Duration;
 use figment::Figment;
 use figment::value::{Dict, Value};
 
+use super::access::{DoorSettings, access, device_match};
 use super::listener::listener;
 use super::sinks::sinks;
 use super::table::{Notes, Table, secret_of, shown};
 use super::{
-    Access, AclRule, Buffer, ClientAuth, Clock, ClockSource, Config, DeviceMatch, DeviceSource, Field,
-    FieldKind, FullPolicy, Integrity, IntegrityCheck, Invalid, Log, LogFormat, PayloadFormat, Pki, Problem,
-    Stream, TopicTemplate,
+    Buffer, Clock, ClockSource, Config, DeviceSource, Door, Field, FieldKind, FullPolicy, Integrity,
+    IntegrityCheck, Invalid, Log, LogFormat, PayloadFormat, Pki, Problem, Stream,
 };
 use crate::message::{DeviceId, TopicFilter};
 
@@ -39,7 +39,12 @@ pub(super) fn config(figment: &Figment) -> Result<(Config, Vec<Problem>), Invali
     let log = log(root.table("log"));
     let pki = pki(root.table("pki"));
     let listener = listener(root.table("listener"));
-    let access = access(&mut root, listener.client_auth);
+    let doors = [DoorSettings {
+        door: Door::Tls,
+        identities: listener.identities.as_deref(),
+        client_auth: listener.client_auth,
+    }];
+    let access = access(&mut root, &doors);
     let streams = streams(&mut root);
     let buffer = buffer(root.table("buffer"));
     let clock = clock(root.table("clock"));
@@ -136,64 +141,6 @@ fn pki(mut table: Table) -> Pki {
     }
     table.finish();
     pki
-}
-
-fn access(root: &mut Table, client_auth: ClientAuth) -> Access {
-    let mut access = Access::default();
-    for (path, dict) in root.tables("acl") {
-        let mut table = Table::new(path, dict, root.notes);
-        let device = table.parsed("device", device_match);
-        if device.is_none() {
-            table.missing("device", "a device's name, or \"*\" for every device with a certificate");
-        }
-        let (publish, subscribe) = topics(&mut table);
-        table.finish();
-        access.rules.extend(device.map(|device| AclRule { device, publish, subscribe }));
-    }
-    let Some(value) = root.take("anonymous") else {
-        if client_auth == ClientAuth::Optional {
-            root.missing("anonymous", "listener.client_auth = \"optional\" lets nobody in without it");
-        }
-        return access;
-    };
-    let Some(dict) = value.as_dict() else {
-        root.wrong("anonymous", Some(&value), "write [anonymous]");
-        return access;
-    };
-    if client_auth == ClientAuth::Required {
-        let what =
-            "no device can be anonymous while listener.client_auth is \"required\"; set it to \"optional\"";
-        root.wrong("anonymous", Some(&value), what);
-    }
-    let mut table = Table::new("anonymous".to_owned(), dict.clone(), root.notes);
-    let name = table
-        .parsed("name", DeviceId::parse)
-        .unwrap_or_else(|| DeviceId::parse("anonymous").expect("it keeps the rules"));
-    let (publish, subscribe) = topics(&mut table);
-    table.finish();
-    access.rules.push(AclRule { device: DeviceMatch::Named(name.clone()), publish, subscribe });
-    access.anonymous = Some(name);
-    access
-}
-
-fn topics(table: &mut Table) -> (Vec<TopicTemplate>, Vec<TopicTemplate>) {
-    let publish = table.list("publish", template).unwrap_or_default();
-    let subscribe = table.list("subscribe", template).unwrap_or_default();
-    (publish, subscribe)
-}
-
-fn template(text: &str) -> Result<TopicTemplate, String> {
-    if text.replace("{device}", "").contains(['{', '}']) {
-        return Err("the only name that may stand in braces is {device}".to_owned());
-    }
-    TopicTemplate::parse(text).map_err(|error| error.to_string())
-}
-
-fn device_match(text: &str) -> Result<DeviceMatch, crate::message::InvalidDeviceId> {
-    match text {
-        "*" => Ok(DeviceMatch::Certified),
-        name => DeviceId::parse(name).map(DeviceMatch::Named),
-    }
 }
 
 fn streams(root: &mut Table) -> Vec<Stream> {

@@ -1,5 +1,6 @@
 //! The settings as the program uses them, one struct a module, with their defaults.
 
+mod access;
 mod listener;
 mod sink;
 
@@ -7,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use access::*;
 pub use listener::*;
 pub use sink::*;
 
@@ -76,63 +78,6 @@ pub struct Pki {
     pub server_key: Option<PathBuf>,
     /// More DNS names and addresses for the server certificate's SANs.
     pub names: Vec<String>,
-}
-
-/// Who may do what.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Access {
-    /// Rules beyond the default, in the order of the file.
-    pub rules: Vec<AclRule>,
-    /// The identity of a device without a certificate; `None` refuses it.
-    pub anonymous: Option<DeviceId>,
-}
-
-/// A rule that allows something. What no rule allows is refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AclRule {
-    /// The devices it speaks of: a name, or `*` for every device with a certificate.
-    pub device: DeviceMatch,
-    /// Filters that may be published to; `{device}` stands for the device's name.
-    pub publish: Vec<TopicTemplate>,
-    /// Filters that may be subscribed to.
-    pub subscribe: Vec<TopicTemplate>,
-}
-
-/// Which devices a rule or a stream speaks of.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DeviceMatch {
-    /// Every device that showed a certificate.
-    Certified,
-    /// This one.
-    Named(DeviceId),
-}
-
-/// A topic filter in which `{device}` stands for a name. Checked: it is a filter whatever the name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TopicTemplate(pub(super) String);
-
-impl TopicTemplate {
-    /// Parses a template.
-    ///
-    /// # Errors
-    /// When it is no filter.
-    pub fn parse(text: &str) -> Result<Self, crate::message::InvalidTopic> {
-        TopicFilter::parse(&text.replace("{device}", "x"))?;
-        Ok(Self(text.to_owned()))
-    }
-
-    /// The filter for one device.
-    #[must_use]
-    pub fn for_device(&self, device: &DeviceId) -> TopicFilter {
-        TopicFilter::parse(&self.0.replace("{device}", device.as_str()))
-            .expect("a template was checked, and a device name holds no wildcard")
-    }
-
-    /// The template as written.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
 }
 
 /// Publishes that are readings: they are stored before they are acknowledged.

@@ -217,7 +217,10 @@ fn what_cannot_work_is_a_problem_although_every_value_is_good_alone() {
         "[[sink]]\ntype = \"thingspeak\"\nchannel = 1\nwrite_key = \"k\"\nfields = { field1 = \"t\" }\n";
     for (text, expected) in [
         ("[[stream]]\nname = \"s\"\ntopic = \"a/b\"\ndevice = { topic_level = 9 }\n", "there is no level 9"),
-        ("[[acl]]\ndevice = \"*\"\npublish = [\"{devce}/#\"]\n", "is {device}"),
+        (
+            "[[acl]]\ndevice = \"*\"\npublish = [\"{devce}/#\"]\n",
+            "the names that may stand in braces are {device}",
+        ),
         (
             "[[stream]]\nname = \"a\"\ntopic = \"x/#\"\n[[stream]]\nname = \"b\"\ntopic = \"x/y\"\n",
             "the stream a before it",

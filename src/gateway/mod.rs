@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -17,13 +18,14 @@ use tokio::sync::watch;
 use self::signals::Asked;
 pub use self::signals::Signals;
 use crate::api::{Api, Handles};
-use crate::authorize::{Authorizer, refusals::Refusals};
+use crate::authorize::{Authorizer, Identity, IdentityKind, Principal, refusals::Refusals};
 use crate::broker::{Broker, Peer};
 use crate::buffer::{self, Buffer};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::forwarder::{Forwarder, ForwarderStatus};
 use crate::listener::Listener;
+use crate::message::CertificateId;
 use crate::pki::{Pki, PkiError, ServerTls};
 use crate::sink;
 use crate::tasks::{Failed, Stage, Tasks};
@@ -164,7 +166,9 @@ impl Gateway {
         let refusals = Refusals::default();
         let authorizer = Authorizer::new(&config.access, &config.streams);
         let anonymous = match config.listener.client_auth {
-            config::ClientAuth::Optional => authorizer.anonymous(),
+            config::ClientAuth::Optional => authorizer
+                .anonymous()
+                .map(|device| Identity { device: device.clone(), kind: IdentityKind::Anonymous }),
             config::ClientAuth::Required => None,
         };
         let broker = Broker::new(
@@ -190,9 +194,10 @@ impl Gateway {
         say_what_is_wrong(&config, &pki, &tls);
         start_service(&tasks, &handles, &tls, &config.data_dir);
         let broker = handles.broker.clone();
-        let serve = move |stream, identity, address, cancel| {
+        let serve = move |stream, identity: Identity, address, cancel| {
             let broker = broker.clone();
-            async move { broker.serve(stream, Peer { identity, address }, cancel).await }
+            let principal = Arc::new(principal(identity));
+            async move { broker.serve(stream, Peer { principal, address }, cancel).await }
         };
         let accepting = tasks.spawner(Stage::Listener);
         accepting.essential(
@@ -303,6 +308,17 @@ fn unasked_end(ended: Result<(), buffer::Stuck>) -> GatewayError {
     match ended {
         Err(stuck) => stuck.into(),
         Ok(()) => Failed { name: "store".to_owned(), how: "ended".to_owned() }.into(),
+    }
+}
+
+/// Whom the listener has let in.
+fn principal(Identity { device, kind }: Identity) -> Principal {
+    match kind {
+        IdentityKind::Anonymous => Principal::anonymous(device, config::Door::Tls),
+        _ => {
+            let certificate = CertificateId { issuer: String::new(), serial: String::new() };
+            Principal::certified(device, certificate, config::Door::Tls)
+        }
     }
 }
 

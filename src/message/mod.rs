@@ -1,9 +1,11 @@
 //! The nouns, parsed once: whoever holds one of these holds a valid one.
 
+mod certificate;
 mod device;
 mod reading;
 mod topic;
 
+pub use certificate::CertificateId;
 pub use device::{DeviceId, InvalidDeviceId};
 pub use reading::{BootId, ClockQuality, Incoming, Qos, Reading, Seq, Stamp};
 pub use topic::{InvalidTopic, Topic, TopicFilter};

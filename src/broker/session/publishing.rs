@@ -89,7 +89,13 @@ impl Session {
 
     /// Where a publish goes; `None` when it goes nowhere.
     fn authorize(&mut self, publish: &Publish) -> Result<Option<Arc<Route>>, End> {
-        let route = self.routes.find(&publish.topic, &self.key, &self.rules, &self.broker.subscriptions)?;
+        let route = self.routes.find(
+            &publish.topic,
+            &self.key,
+            &self.principal,
+            &self.rules,
+            &self.broker.subscriptions,
+        )?;
         if route.allowed {
             return Ok(Some(route));
         }

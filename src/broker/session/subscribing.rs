@@ -7,7 +7,6 @@ use rumqttc::mqttbytes::QoS;
 use rumqttc::mqttbytes::v4::{Packet, SubAck, Subscribe, SubscribeReasonCode, UnsubAck, Unsubscribe};
 
 use super::{End, Session};
-use crate::authorize::IdentityKind;
 use crate::authorize::refusals::Refusal;
 use crate::broker::packet::{self, BadPacket};
 use crate::broker::subscriptions::{Subscriber, Subscriptions};
@@ -39,7 +38,7 @@ impl Session {
     }
 
     fn grant(&mut self, filter: TopicFilter, qos: Qos) -> Result<Qos, Refusal> {
-        if !self.rules.authorizer.may_subscribe(&self.key.identity, &filter) {
+        if !self.rules.authorizer.may_subscribe(&self.principal, &filter, qos).allowed {
             return Err(Refusal::SubscribeNotAllowed);
         }
         let is_new = !self.filters.contains(&filter);
@@ -69,22 +68,18 @@ impl Session {
 
     /// Whether the identity that the listener gave it is one by the present rules.
     pub(super) fn check_identity(&self) -> Result<(), End> {
-        let identity = &self.key.identity;
-        if identity.kind == IdentityKind::Anonymous
-            && self.rules.authorizer.anonymous().as_ref() != Some(identity)
-        {
-            let what = "devices without a certificate are not let in any more".to_owned();
-            return Err(End::Refused(Refusal::CertificateMissing, what));
-        }
-        Ok(())
+        let admitted = self.rules.authorizer.admits(&self.principal);
+        admitted.map_err(|(refusal, detail)| End::Refused(refusal, detail))
     }
 
     pub(super) fn take_new_rules(&mut self) -> Result<(), End> {
         self.rules = self.broker.rules();
         self.routes.clear();
         self.check_identity()?;
-        let (identity, authorizer) = (&self.key.identity, &self.rules.authorizer);
-        match self.filters.iter().find(|filter| !authorizer.may_subscribe(identity, filter)) {
+        let may = |filter: &TopicFilter| {
+            self.rules.authorizer.may_subscribe(&self.principal, filter, Qos::AtMostOnce).allowed
+        };
+        match self.filters.iter().find(|filter| !may(filter)) {
             // 3.1.1 cannot take a subscription back; the client gets its 0x80 when it connects again.
             Some(filter) => Err(End::Refused(Refusal::SubscribeNotAllowed, filter.to_string())),
             None => Ok(()),

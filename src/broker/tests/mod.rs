@@ -15,9 +15,9 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::*;
-use crate::authorize::IdentityKind;
+use crate::authorize::{Identity, IdentityKind};
 use crate::config::{Access, AclRule, DeviceMatch, DeviceSource, PayloadFormat, TopicTemplate};
-use crate::message::{DeviceId, TopicFilter};
+use crate::message::{CertificateId, DeviceId, TopicFilter};
 use crate::tasks::{Stage, Tasks};
 
 /// Far beyond what a slow machine needs: a test that runs into it has failed.
@@ -31,6 +31,14 @@ fn device(name: &str) -> DeviceId {
 
 fn certified(name: &str) -> Identity {
     Identity { device: device(name), kind: IdentityKind::Certificate }
+}
+
+fn principal(Identity { device, kind }: Identity) -> Arc<Principal> {
+    let certificate = || CertificateId { issuer: "CN=CA".to_owned(), serial: "01".to_owned() };
+    Arc::new(match kind {
+        IdentityKind::Anonymous => Principal::anonymous(device, config::Door::Tls),
+        _ => Principal::certified(device, certificate(), config::Door::Tls),
+    })
 }
 
 fn stream(name: &str, filter: &str, format: PayloadFormat) -> config::Stream {
@@ -48,8 +56,11 @@ fn stream(name: &str, filter: &str, format: PayloadFormat) -> config::Stream {
 /// The panel, an identity that may do everything but `$…`; others have the defaults.
 fn authorizer(streams: &[config::Stream]) -> Authorizer {
     let all = vec![TopicTemplate::parse("#").unwrap()];
-    let panel = AclRule { device: DeviceMatch::Named(device("panel")), publish: all.clone(), subscribe: all };
-    Authorizer::new(&Access { rules: vec![panel], anonymous: Some(device("anonymous")) }, streams)
+    let panel = AclRule::allow(DeviceMatch::Named(device("panel")), all.clone(), all);
+    Authorizer::new(
+        &Access { rules: vec![panel], anonymous: Some(device("anonymous")), ..Access::default() },
+        streams,
+    )
 }
 
 /// A broker with a buffer. Readings are what is published to `+/reading` (JSON).
@@ -93,7 +104,8 @@ impl Gateway {
     /// A connection that holds so many bytes in either direction.
     fn open_with(&self, identity: Identity, bytes: usize) -> Client {
         let (near, far) = tokio::io::duplex(bytes);
-        let peer = Peer { identity, address: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)) };
+        let principal = principal(identity);
+        let peer = Peer { principal, address: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)) };
         let sessions = self.tasks.spawner(Stage::Sessions);
         sessions.passing(self.broker.serve(far, peer, sessions.cancelled().clone()));
         Client { stream: near }

@@ -3,6 +3,31 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use super::IdentityKind;
+
+/// Which way a connection came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Door {
+    /// MQTT over TLS.
+    Tls,
+    /// MQTT over WebSocket over TLS.
+    WebSocket,
+    /// MQTT without TLS.
+    Plain,
+}
+
+impl Door {
+    /// The name as it stands in a log line.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::WebSocket => "websocket",
+            Self::Plain => "plain",
+        }
+    }
+}
+
 /// Whether a device must show a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -20,6 +45,10 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Whether a device must show a certificate.
     pub client_auth: ClientAuth,
+    /// The kinds of identity that are taken, the one that wins first; `None`: as [`Access::identities`] says.
+    ///
+    /// [`Access::identities`]: super::Access::identities
+    pub identities: Option<Vec<IdentityKind>>,
     /// From accept to the end of the TLS handshake.
     pub handshake_timeout: Duration,
     /// From the end of the handshake to a whole CONNECT.
@@ -49,6 +78,7 @@ impl Default for Listener {
         Self {
             address: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8883)),
             client_auth: ClientAuth::Required,
+            identities: None,
             handshake_timeout: Duration::from_secs(15),
             connect_timeout: Duration::from_secs(10),
             max_connections: 10_000,

@@ -1,0 +1,153 @@
+//! The devices of which the gateway knows more than their certificate: passwords, API keys, revocations, groups.
+//!
+//! They stand in `devices.json` in the data directory. The commands change it, beside a running gateway or without
+//! one; the gateway looks for changes twice a second. Nothing in it is a secret that can be shown again: passwords
+//! are argon2id hashes, API keys (256 random bits) are SHA-256 hashes.
+
+mod file;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use time::OffsetDateTime;
+
+use super::identity::Mark;
+use crate::message::{CertificateId, DeviceId};
+
+pub use file::{Registry, RegistryError};
+
+/// The present form of the file.
+const VERSION: u32 = 1;
+
+/// All devices of the registry.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Devices {
+    version: u32,
+    devices: BTreeMap<DeviceId, Device>,
+}
+
+impl Default for Devices {
+    fn default() -> Self {
+        Self { version: VERSION, devices: BTreeMap::new() }
+    }
+}
+
+/// What is known of a device.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Device {
+    /// It is not let in, whatever it shows.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub disabled: bool,
+    /// Its certificates that are not believed any more.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub revoked: Vec<RevokedCertificate>,
+    /// Its password.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password: Option<PasswordHash>,
+    /// Its API keys.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<ApiKey>,
+    /// The groups it is in, besides those of the configuration.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub groups: BTreeSet<DeviceId>,
+}
+
+/// A certificate that is not believed any more.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RevokedCertificate {
+    /// Which.
+    pub certificate: CertificateId,
+    /// Since when.
+    #[serde(with = "time::serde::rfc3339")]
+    pub revoked_at: OffsetDateTime,
+    /// When it would have expired; after that the revocation may be forgotten.
+    #[serde(with = "time::serde::rfc3339::option", default, skip_serializing_if = "Option::is_none")]
+    pub not_after: Option<OffsetDateTime>,
+}
+
+/// The hash of a password, as a PHC string (`$argon2id$v=19$m=…`). It does not print.
+#[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct PasswordHash(pub(super) String);
+
+/// An API key, without the key.
+#[derive(Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiKey {
+    /// Its name, a part of the key: 8 hexadecimal digits.
+    pub id: String,
+    /// SHA-256 of the whole key, hexadecimal.
+    pub sha256: String,
+    /// When it was made.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created: OffsetDateTime,
+    /// Until when it is good; `None`: until it is revoked.
+    #[serde(with = "time::serde::rfc3339::option", default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<OffsetDateTime>,
+}
+
+impl Devices {
+    /// What is known of a device.
+    #[must_use]
+    pub fn device(&self, device: &DeviceId) -> Option<&Device> {
+        self.devices.get(device)
+    }
+
+    /// What is known of a device, to be changed.
+    pub fn device_mut(&mut self, device: &DeviceId) -> &mut Device {
+        self.devices.entry(device.clone()).or_default()
+    }
+
+    /// All of them, in the order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = (&DeviceId, &Device)> {
+        self.devices.iter()
+    }
+
+    /// The API key with this id, and whose it is.
+    #[must_use]
+    pub fn key(&self, id: &str) -> Option<(&DeviceId, &ApiKey)> {
+        self.devices.iter().find_map(|(device, known)| Some((device, known.key(id)?)))
+    }
+
+    /// Forgets devices of which there is nothing to know.
+    fn tidy(&mut self) {
+        self.devices.retain(|_, known| *known != Device::default());
+    }
+}
+
+impl Device {
+    /// Whether a certificate is not believed any more.
+    #[must_use]
+    pub fn has_revoked(&self, certificate: &CertificateId) -> bool {
+        self.revoked.iter().any(|revoked| revoked.certificate == *certificate)
+    }
+
+    /// The API key with this id.
+    #[must_use]
+    pub fn key(&self, id: &str) -> Option<&ApiKey> {
+        self.keys.iter().find(|key| key.id == id)
+    }
+}
+
+impl PasswordHash {
+    /// A mark that changes with the hash.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        Mark::of(self.0.as_bytes())
+    }
+}
+
+impl fmt::Debug for PasswordHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hash)")
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiKey").field("id", &self.id).field("expires", &self.expires).finish_non_exhaustive()
+    }
+}
