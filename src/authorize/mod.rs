@@ -17,17 +17,21 @@
 mod authenticator;
 mod identity;
 mod jwt;
+mod keys;
 pub(crate) mod log_limit;
+mod passwords;
 pub mod refusals;
 mod registry;
 mod rules;
+mod seen;
 mod token;
 
 pub use authenticator::Authenticator;
 pub use identity::{
     Admission, Credentials, Denied, DeniedAnswer, Door, Identity, IdentityKind, Mark, Principal, Proof,
 };
-pub use jwt::TokenKeys;
+pub use jwt::{KeyFiles, KeyProblem, TokenKeys};
+pub use keys::NewKey;
 pub use registry::{ApiKey, Device, Devices, PasswordHash, Registry, RegistryError, RevokedCertificate};
 pub use rules::{Authorizer, Cause, Decision};
 

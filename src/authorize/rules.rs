@@ -199,6 +199,14 @@ impl Authorizer {
         self.0.access.identities(door)
     }
 
+    pub(super) fn devices(&self) -> &Devices {
+        &self.0.devices
+    }
+
+    pub(super) fn tokens(&self) -> &TokenKeys {
+        &self.0.tokens
+    }
+
     /// The name of a device that shows nothing; `None` when such devices are refused.
     #[must_use]
     pub fn anonymous(&self) -> Option<&DeviceId> {

@@ -1,5 +1,6 @@
 //! The wiring, to be read from top to bottom: what a gateway is made of, and how it ends.
 
+mod access;
 mod maintenance;
 pub mod owner;
 mod reload;
@@ -18,7 +19,7 @@ use tokio::sync::watch;
 use self::signals::Asked;
 pub use self::signals::Signals;
 use crate::api::{Api, Handles};
-use crate::authorize::{Authorizer, Identity, IdentityKind, Principal, refusals::Refusals};
+use crate::authorize::{Identity, IdentityKind, Principal, refusals::Refusals};
 use crate::broker::{Broker, Peer};
 use crate::buffer::{self, Buffer};
 use crate::clock::Clock;
@@ -29,6 +30,8 @@ use crate::message::CertificateId;
 use crate::pki::{Pki, PkiError, ServerTls};
 use crate::sink;
 use crate::tasks::{Failed, Stage, Tasks};
+
+use access::AccessControl;
 
 /// How long the store may take to write what it has, after everything else has ended.
 const STORE_DEADLINE: Duration = Duration::from_secs(15);
@@ -69,6 +72,7 @@ pub struct Gateway {
     pki: Pki,
     tls: ServerTls,
     handles: Handles,
+    access: AccessControl,
 }
 
 /// Where the store of a gateway is.
@@ -164,7 +168,8 @@ impl Gateway {
         let forwarders = start_forwarders(&config, &buffer, &clock, &tasks);
 
         let refusals = Refusals::default();
-        let authorizer = Authorizer::new(&config.access, &config.streams);
+        let access = AccessControl::open(&config);
+        let authorizer = access.authorizer();
         let anonymous = match config.listener.client_auth {
             config::ClientAuth::Optional => authorizer
                 .anonymous()
@@ -193,6 +198,9 @@ impl Gateway {
         let tls = pki.server_tls(config.listener.client_auth);
         say_what_is_wrong(&config, &pki, &tls);
         start_service(&tasks, &handles, &tls, &config.data_dir);
+        let service = tasks.spawner(Stage::Service);
+        let looking = access.clone().run(handles.broker.clone(), service.cancelled().clone());
+        service.essential("access", looking);
         let broker = handles.broker.clone();
         let serve = move |stream, identity: Identity, address, cancel| {
             let broker = broker.clone();
@@ -212,7 +220,7 @@ impl Gateway {
             ),
         );
         tracing::info!(%address, data = %config.data_dir.display(), "accepting devices");
-        let gateway = Self { config, file, tasks, pki, tls, handles };
+        let gateway = Self { config, file, tasks, pki, tls, handles, access };
         gateway.say_what_is_next();
         Ok(gateway)
     }

@@ -1,7 +1,6 @@
 //! SIGHUP: what can be changed while running is, the rest is named; what is wrong changes nothing.
 
 use super::Gateway;
-use crate::authorize::Authorizer;
 use crate::config::{self, Config};
 use crate::pki::Renewed;
 
@@ -36,7 +35,7 @@ impl Gateway {
             log_changed(&new.log);
         }
         if new.access != self.config.access || new.streams != self.config.streams {
-            self.handles.broker.reload(Authorizer::new(&new.access, &new.streams), &new.streams);
+            self.access.set(&new.access, &new.streams, &self.handles.broker);
             tracing::info!("access rules and streams are in force for live connections too");
         }
         self.config.log.level.clone_from(&new.log.level);

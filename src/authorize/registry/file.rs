@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::super::seen::Seen;
 use super::{Devices, VERSION};
 
 const NAME: &str = "devices.json";
@@ -50,20 +51,12 @@ pub struct Registry {
     devices: Arc<Devices>,
 }
 
-/// Tells one file from the next in its place.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Seen {
-    inode: u64,
-    length: u64,
-    modified: (i64, i64),
-}
-
 impl Registry {
     /// Reads the registry of a gateway. It starts in any case: with the copy if the file is damaged, without any
     /// device if both are; then the error says so, and somebody must act.
     #[must_use]
     pub fn open(data_dir: &Path) -> (Self, Option<RegistryError>) {
-        let seen = look_at(&data_dir.join(NAME));
+        let seen = Seen::look(&data_dir.join(NAME));
         let (devices, error) = match read(data_dir) {
             Ok(devices) => (devices, None),
             Err(error) => (parse(&data_dir.join(COPY)).unwrap_or_default().unwrap_or_default(), Some(error)),
@@ -83,7 +76,7 @@ impl Registry {
     /// # Errors
     /// Once for each change, when the new file cannot be read: what was in force stays so.
     pub fn look(&mut self) -> Result<bool, RegistryError> {
-        let seen = look_at(&self.data_dir.join(NAME));
+        let seen = Seen::look(&self.data_dir.join(NAME));
         if seen == self.seen {
             return Ok(false);
         }
@@ -157,12 +150,6 @@ fn parse(file: &Path) -> Result<Option<Devices>, String> {
         VERSION => Ok(Some(devices)),
         other => Err(format!("it has the form {other}, and this program knows the form {VERSION}")),
     }
-}
-
-fn look_at(file: &Path) -> Option<Seen> {
-    let found = fs::metadata(file).ok()?;
-    let modified = (found.mtime(), found.mtime_nsec());
-    Some(Seen { inode: found.ino(), length: found.len(), modified })
 }
 
 /// Holds others out while it lives.
