@@ -85,6 +85,15 @@ impl Principal {
         Self { identity, user: None, door, proof: Proof::None, claims: None, ends: None }
     }
 
+    /// A device as the rules see it that has shown this in due form.
+    #[must_use]
+    pub fn assumed(device: DeviceId, kind: IdentityKind) -> Self {
+        let proves_user = !matches!(kind, IdentityKind::Certificate | IdentityKind::Anonymous);
+        let user = proves_user.then(|| device.as_str().into());
+        let identity = Identity { device, kind };
+        Self { identity, user, door: Door::Tls, proof: Proof::None, claims: None, ends: None }
+    }
+
     /// The certificate that was shown, if that is who it is by.
     #[must_use]
     pub fn certificate(&self) -> Option<&CertificateId> {

@@ -30,23 +30,24 @@ impl NewKey {
     /// Makes a key with an id that no other has.
     ///
     /// # Errors
-    /// When the system has no random numbers.
+    /// When the system gives no random numbers.
     pub fn make(
         devices: &Devices,
         created: OffsetDateTime,
         expires: Option<OffsetDateTime>,
-    ) -> Result<Self, ring::error::Unspecified> {
+    ) -> Result<Self, String> {
+        let failed = |_| "the system gives no random numbers".to_owned();
         let random = SystemRandom::new();
         let id = loop {
             let mut id = [0; ID_BYTES];
-            random.fill(&mut id)?;
+            random.fill(&mut id).map_err(failed)?;
             let id = hex(&id);
             if devices.key(&id).is_none() {
                 break id;
             }
         };
         let mut secret = [0; SECRET_BYTES];
-        random.fill(&mut secret)?;
+        random.fill(&mut secret).map_err(failed)?;
         let key = format!("{PREFIX}{id}_{}", URL_SAFE_NO_PAD.encode(secret));
         let record = ApiKey { id, sha256: sha256(key.as_bytes()), created, expires };
         Ok(Self { key, record })

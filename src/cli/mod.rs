@@ -1,11 +1,14 @@
 //! The commands: parse, run, exit code.
 
+mod acl;
 mod buffer;
 mod check;
 mod device;
 mod init;
+mod key;
 pub mod logging;
 mod run;
+mod user;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -52,6 +55,23 @@ enum Command {
         #[command(subcommand)]
         command: device::DeviceCommand,
     },
+    /// Set and delete the passwords of devices
+    User {
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(subcommand)]
+        command: user::Command,
+    },
+    /// Make, rotate, revoke and list the API keys of devices
+    Key {
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(subcommand)]
+        command: key::Command,
+    },
+    /// Say what a device may do, and which rule says so
+    #[command(subcommand)]
+    Acl(acl::Command),
     /// Look into the store of readings
     #[command(subcommand)]
     Buffer(buffer::Command),
@@ -92,6 +112,9 @@ impl Cli {
             Command::Init(args) => init::run(&args),
             Command::Check(args) => check::run(&args),
             Command::Device { config, command } => run_device(&config, &command),
+            Command::User { config, command } => user::run(&config, &command),
+            Command::Key { config, command } => key::run(&config, &command),
+            Command::Acl(command) => acl::run(&command),
             Command::Buffer(command) => buffer::run(&command),
         };
         match done {

@@ -94,6 +94,15 @@ pub fn open_pki(config: &Config) -> Result<Pki, GatewayError> {
     Ok(Pki::open_or_create(&pki_dir(config), &config.pki, &config.gateway_id, &offline_clock(config)?)?)
 }
 
+/// Where a gateway keeps its data, for a command that writes there; it is made if it is missing.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn data_dir(config: &Config) -> Result<&Path, GatewayError> {
+    make_directory(&config.data_dir)?;
+    Ok(&config.data_dir)
+}
+
 /// Opens the PKI for a command that only looks: makes nothing. `None` if no gateway has made one yet.
 ///
 /// # Errors

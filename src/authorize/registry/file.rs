@@ -101,12 +101,15 @@ impl Registry {
     /// Not on an async thread.
     ///
     /// # Errors
-    /// When it cannot be read or written; then nothing has changed.
-    pub fn update<T>(data_dir: &Path, change: impl FnOnce(&mut Devices) -> T) -> Result<T, RegistryError> {
+    /// That of `change`, or when the file cannot be read or written: then nothing has changed.
+    pub fn update<T, E: From<RegistryError>>(
+        data_dir: &Path,
+        change: impl FnOnce(&mut Devices) -> Result<T, E>,
+    ) -> Result<T, E> {
         let _lock = lock(data_dir)?;
         let mut devices = read(data_dir)?;
         let before = devices.clone();
-        let done = change(&mut devices);
+        let done = change(&mut devices)?;
         devices.tidy();
         if devices != before {
             let bytes = serde_json::to_vec_pretty(&devices).expect("names and texts can be written as JSON");
