@@ -14,7 +14,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("clock", &["message", "config"]),
     ("tasks", &[]),
     ("pki", &["message", "config", "clock"]),
-    ("authorize", &["message", "config", "clock"]),
+    ("authorize", &["message", "config", "clock", "pki"]),
     ("buffer", &["message", "config"]),
     ("broker", &["message", "config", "clock", "tasks", "authorize", "buffer"]),
     ("listener", &["message", "config", "clock", "tasks", "pki", "authorize", "broker"]),

@@ -1,6 +1,7 @@
 //! What was refused: counted by reason, and logged with who and why, so that a maker can find out
 //! why a device does not get through, while a device that keeps trying cannot fill the log.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -43,6 +44,8 @@ refusals! {
     TooManyConnectionsOfDevice = "too_many_connections_of_device",
     /// The cap on TLS handshakes at once was reached.
     TooManyHandshakes = "too_many_handshakes",
+    /// Connections of one address came faster than it may make them.
+    TooManyConnects = "too_many_connects",
     /// The TLS handshake was not done in time.
     HandshakeTimeout = "handshake_timeout",
     /// The client's first byte was no TLS: plain MQTT or HTTP on the TLS port.
@@ -87,6 +90,8 @@ refusals! {
     DeviceDisabled = "device_disabled",
     /// The password, the API key or the token's key that was shown is not in force any more.
     CredentialRevoked = "credential_revoked",
+    /// What came to the WebSocket listener was no upgrade to MQTT.
+    WebSocketRefused = "websocket_refused",
     /// No whole CONNECT came in time.
     ConnectTimeout = "connect_timeout",
     /// The client speaks another version of MQTT than 3.1.1.
@@ -109,6 +114,19 @@ refusals! {
     SubscribeImpossible = "subscribe_impossible",
     /// Nothing was heard for one and a half keep alive periods (MQTT-3.1.2-24).
     KeepAliveExpired = "keep_alive_expired",
+}
+
+tokio::task_local! {
+    static WITNESSED: Cell<bool>;
+}
+
+/// Serves a connection, and tells besides whether anything was refused to it.
+pub async fn witness<T>(served: impl Future<Output = T>) -> (T, bool) {
+    let noted = async {
+        let output = served.await;
+        (output, WITNESSED.with(Cell::get))
+    };
+    WITNESSED.scope(Cell::new(false), noted).await
 }
 
 /// Counts and logs. Cheap to clone.
@@ -135,6 +153,8 @@ impl Refusals {
     /// `detail`: what was wrong, for a maker to read; it may hold text of the peer's.
     pub fn record(&self, reason: Refusal, peer: IpAddr, who: Option<&DeviceId>, detail: &str) {
         self.0.counts[reason as usize].fetch_add(1, Ordering::Relaxed);
+        // Outside of `witness` nobody asks.
+        WITNESSED.try_with(|refused| refused.set(true)).ok();
         let Some(unlogged_before) = self.0.log.admit(&(peer.to_canonical(), reason)) else { return };
         let detail: String = detail.chars().take(MAX_DETAIL_CHARS).collect();
         tracing::warn!(

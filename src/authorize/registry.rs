@@ -8,6 +8,7 @@ mod file;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use time::OffsetDateTime;
 
@@ -60,7 +61,7 @@ pub struct Device {
 pub struct RevokedCertificate {
     /// Which.
     pub certificate: CertificateId,
-    /// Since when.
+    /// From when on: a device that is given a new one may have some time to take it up.
     #[serde(with = "time::serde::rfc3339")]
     pub revoked_at: OffsetDateTime,
     /// When it would have expired; after that the revocation may be forgotten.
@@ -110,6 +111,22 @@ impl Devices {
     #[must_use]
     pub fn key(&self, id: &str) -> Option<(&DeviceId, &ApiKey)> {
         self.devices.iter().find_map(|(device, known)| Some((device, known.key(id)?)))
+    }
+
+    /// The devices as they are at this time, when what is to be revoked later is not revoked yet; and when that
+    /// will be the next time.
+    #[must_use]
+    pub fn as_of(self: &Arc<Self>, now: OffsetDateTime) -> (Arc<Self>, Option<OffsetDateTime>) {
+        let all = self.devices.values().flat_map(|known| &known.revoked);
+        let next = all.map(|revoked| revoked.revoked_at).filter(|at| *at > now).min();
+        if next.is_none() {
+            return (Arc::clone(self), None);
+        }
+        let mut present = Self::clone(self);
+        for known in present.devices.values_mut() {
+            known.revoked.retain(|revoked| revoked.revoked_at <= now);
+        }
+        (Arc::new(present), next)
     }
 
     /// Forgets devices of which there is nothing to know.

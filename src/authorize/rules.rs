@@ -1,4 +1,5 @@
-//! The rules, and what they say about a wish. Pure: no clock, no disk, no lock.
+//! The rules, and what they say about a wish. No clock and no disk; and no state of their own but that of the
+//! lists of revoked certificates, which are too large to be copied.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,6 +11,7 @@ use super::registry::Devices;
 use super::token::{ANY_QOS, Word};
 use crate::config::{self, Access, AclRule, DeviceMatch, Effect, RuleOrigin, TopicTemplate};
 use crate::message::{DeviceId, Qos, TopicFilter};
+use crate::pki::Revocations;
 
 /// Decides, by the rules and the devices as they were at one moment. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -22,6 +24,7 @@ struct Rules {
     streams: Vec<OpenStream>,
     devices: Arc<Devices>,
     tokens: Arc<TokenKeys>,
+    revocations: Revocations,
 }
 
 #[derive(Debug)]
@@ -113,7 +116,16 @@ impl Authorizer {
             streams: open.collect(),
             devices,
             tokens,
+            revocations: Revocations::default(),
         }))
+    }
+
+    /// With the certificates that the lists of a CA have revoked, besides those of the registry.
+    #[must_use]
+    pub fn with_revocations(mut self, revocations: Revocations) -> Self {
+        let rules = Arc::get_mut(&mut self.0).expect("nobody else has these rules yet");
+        rules.revocations = revocations;
+        self
     }
 
     /// Whether a device may publish to a topic. `will`: not now, but when its connection breaks.
@@ -169,6 +181,9 @@ impl Authorizer {
             Proof::Certificate(id) => {
                 if known.is_some_and(|known| known.has_revoked(id)) {
                     return Err((Refusal::CertificateRevoked, format!("the certificate {id} was revoked")));
+                }
+                if let Some(revoked) = self.0.revocations.find(id) {
+                    return Err((Refusal::CertificateRevoked, revoked.to_string()));
                 }
             }
             Proof::Password(mark) => {

@@ -1,5 +1,6 @@
 //! From the first byte of a connection to its CONNACK, and its end.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rumqttc::mqttbytes::v4::{ConnAck, ConnectReturnCode, Packet};
@@ -11,6 +12,7 @@ use super::connection::Connection;
 use super::packet;
 use super::session::{End, Session};
 use super::{Moment, Peer, Shared};
+use crate::authorize::Principal;
 use crate::authorize::refusals::Refusal;
 
 /// Serves a connection until it ends.
@@ -26,34 +28,41 @@ pub(super) fn serve<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> impl Future<Output = ()> {
     async move {
         let _counted = Counted::new(&broker);
-        let end = match greet(&broker, &mut connection, &peer, &cancel).await {
+        let address = peer.address;
+        let principal = principal(&broker, peer);
+        let end = match greet(&broker, &mut connection, principal.as_ref(), address, &cancel).await {
             Ok(mut session) => {
                 let Err(end) = session.run(&mut connection, &cancel).await;
                 end
             }
             Err(end) => end,
         };
-        let Peer { principal, address } = &peer;
-        let identity = &principal.identity;
-        match &end {
-            End::Refused(reason, detail) => {
-                broker.refusals.record(*reason, address.ip(), Some(&identity.device), detail);
+        let device = principal.map(|principal| principal.identity.device.clone());
+        match (&end, &device) {
+            (End::Refused(reason, detail), _) => {
+                broker.refusals.record(*reason, address.ip(), device.as_ref(), detail);
             }
-            end => {
-                if let Some(unlogged_before) =
-                    broker.may_log(Moment::Disconnected, &identity.device, *address)
-                {
-                    tracing::info!(
-                        device = %identity.device, peer = %address, reason = %end, unlogged_before, "disconnected"
-                    );
+            (end, Some(device)) => {
+                if let Some(unlogged_before) = broker.may_log(Moment::Disconnected, device, address) {
+                    tracing::info!(%device, peer = %address, reason = %end, unlogged_before, "disconnected");
                 }
             }
+            (end, None) => tracing::debug!(peer = %address, reason = %end, "disconnected before its CONNECT"),
         }
         if !matches!(end, End::Broken(_)) {
             // A client that does not listen to its end any more has its end anyway.
             connection.close().await.ok();
         }
     }
+}
+
+/// Who the peer is; nobody if it showed no certificate and the configuration has no name for such.
+fn principal(broker: &Shared, peer: Peer) -> Option<Arc<Principal>> {
+    let Peer { certificate, door, .. } = peer;
+    Some(Arc::new(match certificate {
+        Some((device, certificate)) => Principal::certified(device, certificate, door),
+        None => Principal::anonymous(broker.rules().authorizer.anonymous()?.clone(), door),
+    }))
 }
 
 /// A connection as long as it is counted.
@@ -76,7 +85,8 @@ impl Drop for Counted {
 async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
     broker: &Arc<Shared>,
     connection: &mut Connection<S>,
-    peer: &Peer,
+    principal: Option<&Arc<Principal>>,
+    address: SocketAddr,
     cancel: &CancellationToken,
 ) -> Result<Box<Session>, End> {
     let connect = async {
@@ -94,10 +104,17 @@ async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
         () = cancel.cancelled() => return Err(End::Stopping),
     };
     let (answer, session) = match connect {
-        Ok(connect) => match Session::new(broker, peer, connect) {
-            Ok(session) => (ConnectReturnCode::Success, Ok(Box::new(session))),
-            Err(end) => (ConnectReturnCode::NotAuthorized, Err(end)),
-        },
+        Ok(connect) => {
+            let nobody =
+                "it showed no certificate, and no `[anonymous]` in the configuration says who it could be";
+            let session = principal
+                .ok_or_else(|| End::Refused(Refusal::CertificateMissing, nobody.to_owned()))
+                .and_then(|principal| Session::new(broker, principal, address, connect));
+            match session {
+                Ok(session) => (ConnectReturnCode::Success, Ok(Box::new(session))),
+                Err(end) => (ConnectReturnCode::NotAuthorized, Err(end)),
+            }
+        }
         Err(ConnectError::Bad(bad)) => return Err(bad.into()),
         Err(error @ ConnectError::Version(_)) => {
             let end = End::Refused(Refusal::ProtocolVersion, error.to_string());

@@ -59,23 +59,25 @@ use self::history::Histories;
 use self::registry::Registry;
 use self::stream::Streams;
 use self::subscriptions::Subscriptions;
+use crate::authorize::Authorizer;
 use crate::authorize::log_limit::LogLimit;
 use crate::authorize::refusals::Refusals;
-use crate::authorize::{Authorizer, Principal};
 use crate::buffer::Buffer;
 use crate::clock::Clock;
-use crate::config;
-use crate::message::DeviceId;
+use crate::config::{self, Door};
+use crate::message::{CertificateId, DeviceId};
 
 pub use self::figures::Figures;
 
 /// The other end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    /// Who it is.
-    pub principal: Arc<Principal>,
+    /// The certificate that it showed, with the device that it names.
+    pub certificate: Option<(DeviceId, CertificateId)>,
     /// Where it is.
     pub address: SocketAddr,
+    /// Which way it came in.
+    pub door: Door,
 }
 
 /// The broker. Cheap to clone.

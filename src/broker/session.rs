@@ -28,7 +28,7 @@ use super::outbox::{Calls, Mailbox, Wakes, Window};
 use super::packet::{self, BadPacket, Next};
 use super::registry::SessionKey;
 use super::routes::Routes;
-use super::{Moment, Peer, Rules, Shared};
+use super::{Moment, Rules, Shared};
 use crate::authorize::Principal;
 use crate::authorize::refusals::Refusal;
 use crate::buffer::Writer;
@@ -104,12 +104,17 @@ pub(super) struct Session {
 
 impl Session {
     /// Enters the session of a client, if it is let in.
-    pub(super) fn new(broker: &Arc<Shared>, peer: &Peer, mut connect: Connect) -> Result<Self, End> {
+    pub(super) fn new(
+        broker: &Arc<Shared>,
+        principal: &Arc<Principal>,
+        address: SocketAddr,
+        mut connect: Connect,
+    ) -> Result<Self, End> {
         let client_id = match std::mem::take(&mut connect.client_id) {
             id if id.is_empty() => broker.client_id(),
             id => id,
         };
-        let key = SessionKey { identity: peer.principal.identity.clone(), client_id: client_id.into() };
+        let key = SessionKey { identity: principal.identity.clone(), client_id: client_id.into() };
         let longest = broker.limits.max_keep_alive;
         let keep_alive = match connect.keep_alive {
             0 => longest,
@@ -120,8 +125,8 @@ impl Session {
         broker.counters.taken_over.add(entered.took_over.into());
         let mut session = Self {
             key,
-            principal: Arc::clone(&peer.principal),
-            address: peer.address,
+            principal: Arc::clone(principal),
+            address,
             rules: broker.rules(),
             routes: Routes::default(),
             writer: broker.buffer.writer(),

@@ -119,7 +119,19 @@ fn unreadable(file: &Path, error: &std::io::Error) -> Invalid {
 
 /// A variable with one underscore where two divide the table from the key: it would be passed over.
 fn half_written(name: &str) -> Option<Problem> {
-    const TABLES: [&str; 8] = ["GATEWAY", "LOG", "PKI", "LISTENER", "ACCESS", "ANONYMOUS", "BUFFER", "CLOCK"];
+    const TABLES: [&str; 11] = [
+        "GATEWAY",
+        "LOG",
+        "PKI",
+        "LISTENER",
+        "WEBSOCKET",
+        "PLAIN",
+        "LIMITS",
+        "ACCESS",
+        "ANONYMOUS",
+        "BUFFER",
+        "CLOCK",
+    ];
     let rest = name.strip_prefix("TAMPU_").filter(|rest| !rest.contains("__"))?;
     let (table, key) = rest.split_once('_')?;
     let what = format!("is not a setting; did you mean TAMPU_{table}__{key}, with two underscores?");

@@ -8,12 +8,12 @@ use figment::Figment;
 use figment::value::{Dict, Value};
 
 use super::access::{DoorSettings, access, device_match};
-use super::listener::listener;
+use super::listener::{limits, listener, plain, websocket};
 use super::sinks::sinks;
 use super::table::{Notes, Table, secret_of, shown};
 use super::{
-    Buffer, Clock, ClockSource, Config, DeviceSource, Door, Field, FieldKind, FullPolicy, Integrity,
-    IntegrityCheck, Invalid, Log, LogFormat, PayloadFormat, Pki, Problem, Stream,
+    Buffer, ClientAuth, Clock, ClockSource, Config, DeviceSource, Door, Field, FieldKind, FullPolicy,
+    Integrity, IntegrityCheck, Invalid, Log, LogFormat, PayloadFormat, Pki, Problem, Stream,
 };
 use crate::message::{DeviceId, TopicFilter};
 
@@ -39,11 +39,24 @@ pub(super) fn config(figment: &Figment) -> Result<(Config, Vec<Problem>), Invali
     let log = log(root.table("log"));
     let pki = pki(root.table("pki"));
     let listener = listener(root.table("listener"));
-    let doors = [DoorSettings {
+    let websocket = websocket(&mut root, listener.address);
+    let plain = plain(&mut root);
+    let limits = limits(root.table("limits"));
+    let mut doors = vec![DoorSettings {
         door: Door::Tls,
         identities: listener.identities.as_deref(),
         client_auth: listener.client_auth,
     }];
+    doors.extend(websocket.as_ref().map(|websocket| DoorSettings {
+        door: Door::WebSocket,
+        identities: websocket.identities.as_deref(),
+        client_auth: websocket.client_auth,
+    }));
+    doors.extend(plain.as_ref().map(|plain| DoorSettings {
+        door: Door::Plain,
+        identities: plain.identities.as_deref(),
+        client_auth: ClientAuth::Optional,
+    }));
     let access = access(&mut root, &doors);
     let streams = streams(&mut root);
     let buffer = buffer(root.table("buffer"));
@@ -57,6 +70,9 @@ pub(super) fn config(figment: &Figment) -> Result<(Config, Vec<Problem>), Invali
         shutdown_timeout,
         pki,
         listener,
+        websocket,
+        plain,
+        limits,
         access,
         streams,
         buffer,
@@ -128,6 +144,9 @@ fn pki(mut table: Table) -> Pki {
         server_key: table.path("server_key"),
         names: table
             .list("names", |name| Ok::<_, std::convert::Infallible>(name.to_owned()))
+            .unwrap_or_default(),
+        crl: table
+            .list("crl", |path| Ok::<_, std::convert::Infallible>(PathBuf::from(path)))
             .unwrap_or_default(),
     };
     if pki.ca_key.is_some() && pki.ca_cert.is_none() {

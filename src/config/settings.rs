@@ -30,6 +30,12 @@ pub struct Config {
     pub pki: Pki,
     /// The TLS listener.
     pub listener: Listener,
+    /// The listener for MQTT over WebSocket, if there is one.
+    pub websocket: Option<WebSocket>,
+    /// The listener without TLS, if there is one.
+    pub plain: Option<Plain>,
+    /// What one address may do.
+    pub limits: Limits,
     /// Who may do what.
     pub access: Access,
     /// Which publishes are readings.
@@ -78,6 +84,8 @@ pub struct Pki {
     pub server_key: Option<PathBuf>,
     /// More DNS names and addresses for the server certificate's SANs.
     pub names: Vec<String>,
+    /// Certificate revocation lists (PEM or DER) of the CA that signs devices.
+    pub crl: Vec<PathBuf>,
 }
 
 /// Publishes that are readings: they are stored before they are acknowledged.

@@ -215,6 +215,15 @@ impl<'n, 'a> Table<'n, 'a> {
         Table::new(path, dict, self.notes)
     }
 
+    /// A table below this one, if it is set.
+    pub(super) fn table_if_there(&mut self, key: &'static str) -> Option<Table<'_, 'a>> {
+        if self.rest.contains_key(key) {
+            return Some(self.table(key));
+        }
+        self.asked.push(key);
+        None
+    }
+
     /// The tables of an array such as `[[sink]]`, each with its path; a table with a `name` is called by it.
     pub(super) fn tables(&mut self, key: &'static str) -> Vec<(String, Dict)> {
         let Some(value) = self.take(key) else { return Vec::new() };

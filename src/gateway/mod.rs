@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -19,14 +18,13 @@ use tokio::sync::watch;
 use self::signals::Asked;
 pub use self::signals::Signals;
 use crate::api::{Api, Handles};
-use crate::authorize::{Identity, IdentityKind, Principal, refusals::Refusals};
-use crate::broker::{Broker, Peer};
+use crate::authorize::refusals::Refusals;
+use crate::broker::Broker;
 use crate::buffer::{self, Buffer};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::forwarder::{Forwarder, ForwarderStatus};
-use crate::listener::Listener;
-use crate::message::CertificateId;
+use crate::listener::{Entrance, Listener, Way};
 use crate::pki::{Pki, PkiError, ServerTls};
 use crate::sink;
 use crate::tasks::{Failed, Stage, Tasks};
@@ -177,14 +175,9 @@ impl Gateway {
         let forwarders = start_forwarders(&config, &buffer, &clock, &tasks);
 
         let refusals = Refusals::default();
-        let access = AccessControl::open(&config);
+        let tls = pki.server_tls();
+        let access = AccessControl::open(&config, clock.clone(), tls.clone());
         let authorizer = access.authorizer();
-        let anonymous = match config.listener.client_auth {
-            config::ClientAuth::Optional => authorizer
-                .anonymous()
-                .map(|device| Identity { device: device.clone(), kind: IdentityKind::Anonymous }),
-            config::ClientAuth::Required => None,
-        };
         let broker = Broker::new(
             &config.listener,
             &config.streams,
@@ -194,41 +187,30 @@ impl Gateway {
             refusals.clone(),
         );
 
-        let (listener, address) = bind(config.listener.address, || Listener::bind(&config.listener))?;
+        let listeners = bind_all(&config)?;
         let handles = Handles {
             gateway_id: config.gateway_id.to_string(),
-            listener: address,
+            listener: listeners[0].1,
             clock,
             buffer,
             broker,
             forwarders,
         };
 
-        let tls = pki.server_tls(config.listener.client_auth);
         say_what_is_wrong(&config, &pki, &tls);
         start_service(&tasks, &handles, &tls, &config.data_dir);
         let service = tasks.spawner(Stage::Service);
         let looking = access.clone().run(handles.broker.clone(), service.cancelled().clone());
         service.essential("access", looking);
-        let broker = handles.broker.clone();
-        let serve = move |stream, identity: Identity, address, cancel| {
-            let broker = broker.clone();
-            let principal = Arc::new(principal(identity));
-            async move { broker.serve(stream, Peer { principal, address }, cancel).await }
-        };
+        let entrance = Entrance::new(&config.listener, &config.limits, tls.clone(), refusals);
         let accepting = tasks.spawner(Stage::Listener);
-        accepting.essential(
-            "listener",
-            listener.run(
-                tls.clone(),
-                anonymous,
-                serve,
-                refusals,
-                tasks.spawner(Stage::Sessions),
-                accepting.cancelled().clone(),
-            ),
-        );
-        tracing::info!(%address, data = %config.data_dir.display(), "accepting devices");
+        for (listener, address, name) in listeners {
+            let broker = handles.broker.clone();
+            let serve = move |channel, peer, cancel| broker.serve(channel, peer, cancel);
+            let (sessions, cancel) = (tasks.spawner(Stage::Sessions), accepting.cancelled().clone());
+            accepting.essential(name, listener.run(entrance.clone(), serve, sessions, cancel));
+            tracing::info!(%address, data = %config.data_dir.display(), "accepting devices ({name})");
+        }
         let gateway = Self { config, file, tasks, pki, tls, handles, access };
         gateway.say_what_is_next();
         Ok(gateway)
@@ -328,17 +310,6 @@ fn unasked_end(ended: Result<(), buffer::Stuck>) -> GatewayError {
     }
 }
 
-/// Whom the listener has let in.
-fn principal(Identity { device, kind }: Identity) -> Principal {
-    match kind {
-        IdentityKind::Anonymous => Principal::anonymous(device, config::Door::Tls),
-        _ => {
-            let certificate = CertificateId { issuer: String::new(), serial: String::new() };
-            Principal::certified(device, certificate, config::Door::Tls)
-        }
-    }
-}
-
 /// What watches the others: the status, the clock and the certificates.
 fn start_service(tasks: &Tasks, handles: &Handles, tls: &ServerTls, data_dir: &Path) {
     let service = tasks.spawner(Stage::Service);
@@ -362,7 +333,7 @@ fn start_service(tasks: &Tasks, handles: &Handles, tls: &ServerTls, data_dir: &P
 }
 
 fn say_what_is_wrong(config: &Config, pki: &Pki, tls: &ServerTls) {
-    if let Err(unavailable) = tls.current() {
+    if let Err(unavailable) = tls.current(config.listener.client_auth) {
         tracing::error!(%unavailable, "no device can connect until this is mended");
     } else if let Some(problem) = pki.signing_problem() {
         tracing::error!(%problem, "no device can be added, and no certificate renewed, until this is mended");
@@ -372,17 +343,27 @@ fn say_what_is_wrong(config: &Config, pki: &Pki, tls: &ServerTls) {
     }
 }
 
-fn bind(
-    wanted: SocketAddr,
-    listen: impl FnOnce() -> std::io::Result<Listener>,
-) -> Result<(Listener, SocketAddr), GatewayError> {
-    let bound = listen().and_then(|listener| listener.local_addr().map(|address| (listener, address)));
-    bound.map_err(|source| GatewayError::Io {
-        what: format!(
-            "listening on {wanted}: if another broker runs there, set listener.address to another port"
-        ),
-        source,
-    })
+/// The sockets of all listeners, each with its address and its name; that for MQTT over TLS first.
+fn bind_all(config: &Config) -> Result<Vec<(Listener, SocketAddr, &'static str)>, GatewayError> {
+    let listener = &config.listener;
+    let mut wanted = vec![("listener", listener.address, Way::Tls(listener.client_auth))];
+    if let Some(config::WebSocket { address, path, client_auth, .. }) = &config.websocket {
+        wanted.push(("websocket", *address, Way::WebSocket(*client_auth, path.as_str().into())));
+    }
+    if let Some(config::Plain { address, .. }) = &config.plain {
+        wanted.push(("plain", *address, Way::Plain));
+    }
+    let bind = |(name, wanted, way)| {
+        let bound = Listener::bind(wanted, way)
+            .and_then(|listener| listener.local_addr().map(|address| (listener, address, name)));
+        bound.map_err(|source| GatewayError::Io {
+            what: format!(
+                "listening on {wanted}: if another broker runs there, set {name}.address to another port"
+            ),
+            source,
+        })
+    };
+    wanted.into_iter().map(bind).collect()
 }
 
 /// One a sink. A sink that cannot be set up is its own trouble: its readings wait, everything else runs.

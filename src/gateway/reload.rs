@@ -21,8 +21,7 @@ impl Gateway {
             }
         };
         let (tls, pki) = (self.tls.clone(), new.pki.clone());
-        let client_auth = self.config.listener.client_auth;
-        match tokio::task::spawn_blocking(move || tls.reload(&pki, client_auth)).await {
+        match tokio::task::spawn_blocking(move || tls.reload(&pki)).await {
             Ok(Ok(Renewed::No)) => tracing::info!("the certificates are the same"),
             Ok(Ok(Renewed::Yes(why))) => tracing::info!(%why, "new connections are shown a new certificate"),
             Ok(Err(error)) => {
@@ -37,6 +36,10 @@ impl Gateway {
         if new.access != self.config.access || new.streams != self.config.streams {
             self.access.set(&new.access, &new.streams, &self.handles.broker);
             tracing::info!("access rules and streams are in force for live connections too");
+        }
+        let (access, broker) = (self.access.clone(), self.handles.broker.clone());
+        if let Err(panic) = tokio::task::spawn_blocking(move || access.refresh_lists(&broker)).await {
+            tracing::error!(%panic, "reading the lists of revoked certificates");
         }
         self.config.log.level.clone_from(&new.log.level);
         self.config.pki = new.pki;
@@ -57,6 +60,9 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("gateway.data_dir", old.data_dir != new.data_dir),
         ("log.format", old.log.format != new.log.format),
         ("listener", old.listener != new.listener),
+        ("websocket", old.websocket != new.websocket),
+        ("plain", old.plain != new.plain),
+        ("limits", old.limits != new.limits),
         ("anonymous.name", old.access.anonymous != new.access.anonymous),
         ("buffer", old.buffer != new.buffer),
         ("clock", old.clock != new.clock),

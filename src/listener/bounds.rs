@@ -8,7 +8,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::share::{Share, Shares, origin};
 use super::{raise_file_limit, room_for};
 use crate::authorize::refusals::{Refusal, Refusals};
-use crate::authorize::{Identity, IdentityKind};
 use crate::config;
 use crate::message::DeviceId;
 
@@ -53,16 +52,13 @@ impl Bounds {
         Some((place, share))
     }
 
-    /// A place among the connections of a device. Anonymous ones share a name, but no place.
-    pub(super) fn seat(&self, who: &Identity, address: IpAddr) -> Option<Option<Share<DeviceId>>> {
-        if who.kind == IdentityKind::Anonymous {
-            return Some(None);
-        }
-        let seat = self.by_device.try_take(who.device.clone());
+    /// A place among the connections of a device. Those without a certificate need none.
+    pub(super) fn seat(&self, device: Option<&DeviceId>, address: IpAddr) -> Option<Option<Share<DeviceId>>> {
+        let Some(device) = device else { return Some(None) };
+        let seat = self.by_device.try_take(device.clone());
         if seat.is_none() {
             let detail = format!("{} connections with its certificate are open", self.by_device.each());
-            let reason = Refusal::TooManyConnectionsOfDevice;
-            self.refusals.record(reason, address, Some(&who.device), &detail);
+            self.refusals.record(Refusal::TooManyConnectionsOfDevice, address, Some(device), &detail);
         }
         seat.map(Some)
     }

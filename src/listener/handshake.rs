@@ -10,11 +10,13 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::pace::Visit;
 use super::share::{Share, Shares};
-use super::{Stream, reason};
+use super::websocket::NoUpgrade;
+use super::{Channel, Stream, Way, WebSocket, reason};
 use crate::authorize::refusals::Refusal;
-use crate::authorize::{Identity, IdentityKind};
-use crate::config;
+use crate::config::{self, ClientAuth};
+use crate::message::{CertificateId, DeviceId};
 use crate::pki::{NoDevice, ServerTls, witness};
 
 /// The first byte of a TLS connection: a record that holds a handshake message (RFC 8446, 5.1).
@@ -35,18 +37,21 @@ const TURN_CHECK: Duration = Duration::from_millis(100);
 
 /// What became of a connection at the door.
 pub(super) enum Outcome {
-    LetIn(Box<Stream>, Identity),
+    LetIn(Channel, Option<(DeviceId, CertificateId)>),
     /// Why not, and the same in words for whoever has to mend it.
     Refused(Refusal, String),
     /// It never said a word: a port scan, or a monitor that looks whether the port is open.
     Gone,
 }
 
+/// What a peer that TLS has let in brings.
+type LetIn = (Box<Stream>, Option<(DeviceId, CertificateId)>);
+
 /// Where everybody has to show who they are.
-pub(super) struct Door {
+pub(super) struct Threshold {
     tls: ServerTls,
-    anonymous: Option<Identity>,
     timeout: Duration,
+    max_packet_bytes: usize,
     max_handshakes: usize,
     handshakes: Semaphore,
     turns: Shares<IpAddr>,
@@ -64,12 +69,12 @@ enum Opening {
     NotTls(u8),
 }
 
-impl Door {
-    pub(super) fn new(tls: ServerTls, anonymous: Option<Identity>, settings: &config::Listener) -> Self {
+impl Threshold {
+    pub(super) fn new(tls: ServerTls, settings: &config::Listener) -> Self {
         Self {
             tls,
-            anonymous,
             timeout: settings.handshake_timeout,
+            max_packet_bytes: settings.max_packet_bytes,
             max_handshakes: settings.max_handshakes,
             handshakes: Semaphore::new(settings.max_handshakes),
             turns: Shares::new((settings.max_handshakes / TURNS_OF_AN_ADDRESS).max(1)),
@@ -77,26 +82,70 @@ impl Door {
     }
 
     /// Waits for the first message, then for a turn, then for the handshake; all of it within one deadline.
-    pub(super) async fn let_in(&self, stream: TcpStream, origin: IpAddr) -> Outcome {
+    pub(super) async fn let_in(
+        &self,
+        stream: TcpStream,
+        way: &Way,
+        origin: IpAddr,
+        visit: &Visit,
+    ) -> Outcome {
         let deadline = Instant::now() + self.timeout;
+        let let_in = match way {
+            Way::Plain => return Outcome::LetIn(Channel::Plain(stream), None),
+            Way::Tls(client_auth) | Way::WebSocket(client_auth, _) => {
+                self.by_tls(stream, *client_auth, origin, visit, deadline).await
+            }
+        };
+        let (stream, certificate) = match let_in {
+            Ok(let_in) => let_in,
+            Err(outcome) => return outcome,
+        };
+        let Way::WebSocket(_, path) = way else {
+            return Outcome::LetIn(Channel::Tls(stream), certificate);
+        };
+        let upgrade = WebSocket::accept(*stream, path, self.max_packet_bytes);
+        match tokio::time::timeout_at(deadline, Box::pin(upgrade)).await {
+            Ok(Ok(stream)) => Outcome::LetIn(Channel::WebSocket(Box::new(stream)), certificate),
+            Ok(Err(NoUpgrade::Refused(detail))) => Outcome::Refused(Refusal::WebSocketRefused, detail),
+            Ok(Err(NoUpgrade::Gone(error))) => {
+                let detail = format!("it sent no request to upgrade to WebSocket: {error}");
+                Outcome::Refused(Refusal::WebSocketRefused, detail)
+            }
+            Err(_) => {
+                let detail = "its request to upgrade to WebSocket did not come in time".to_owned();
+                Outcome::Refused(Refusal::WebSocketRefused, detail)
+            }
+        }
+    }
+
+    async fn by_tls(
+        &self,
+        stream: TcpStream,
+        client_auth: ClientAuth,
+        origin: IpAddr,
+        visit: &Visit,
+        deadline: Instant,
+    ) -> Result<LetIn, Outcome> {
         let seconds = self.timeout.as_secs_f32();
+        let refused = |reason, detail| Err(Outcome::Refused(reason, detail));
         match tokio::time::timeout_at(deadline, opening(&stream)).await {
             Err(_) => {
                 let detail = format!("its first message did not come, or not whole, in {seconds} s");
-                return Outcome::Refused(Refusal::HandshakeTimeout, detail);
+                return refused(Refusal::HandshakeTimeout, detail);
             }
             Ok(Ok(Opening::Record)) => {}
             Ok(Ok(Opening::NotTls(byte))) => {
                 let port = stream.local_addr().map_or(0, |address| address.port());
-                return Outcome::Refused(Refusal::NotTls, reason::of_first_byte(byte, port));
+                return refused(Refusal::NotTls, reason::of_first_byte(byte, port));
             }
             Ok(Ok(Opening::Torn)) => {
                 let detail = "it closed the connection in the middle of its first message".to_owned();
-                return Outcome::Refused(Refusal::HandshakeAborted, detail);
+                return refused(Refusal::HandshakeAborted, detail);
             }
-            Ok(Ok(Opening::Nothing) | Err(_)) => return Outcome::Gone,
+            Ok(Ok(Opening::Nothing) | Err(_)) => return Err(Outcome::Gone),
         }
         let turn = async {
+            visit.handshake().await;
             let share = self.turns.take(origin).await;
             (share, self.handshakes.acquire().await.expect("the semaphore is never closed"))
         };
@@ -106,15 +155,14 @@ impl Door {
                 self.max_handshakes,
                 self.turns.each()
             );
-            return Outcome::Refused(Refusal::TooManyHandshakes, detail);
+            return refused(Refusal::TooManyHandshakes, detail);
         };
         let taken = Instant::now();
         tokio::select! {
-            outcome = self.handshake(stream) => outcome,
+            outcome = self.handshake(stream, client_auth) => outcome,
             () = self.turn_is_over(&share, deadline) => {
                 let seconds = taken.elapsed().as_secs_f32();
-                let detail = format!("the TLS handshake was not done in {seconds:.1} s");
-                Outcome::Refused(Refusal::HandshakeTimeout, detail)
+                refused(Refusal::HandshakeTimeout, format!("the TLS handshake was not done in {seconds:.1} s"))
             }
         }
     }
@@ -128,43 +176,37 @@ impl Door {
         }
     }
 
-    async fn handshake(&self, stream: TcpStream) -> Outcome {
-        let config = match self.tls.current() {
+    async fn handshake(&self, stream: TcpStream, client_auth: ClientAuth) -> Result<LetIn, Outcome> {
+        let config = match self.tls.current(client_auth) {
             Ok(config) => config,
-            Err(unavailable) => return Outcome::Refused(Refusal::TlsUnavailable, unavailable.to_string()),
+            Err(unavailable) => {
+                return Err(Outcome::Refused(Refusal::TlsUnavailable, unavailable.to_string()));
+            }
         };
         let (result, shown) = witness(Stream::accept(stream, config)).await;
         let stream = match result {
             Ok(stream) => Box::new(stream),
             Err(error) => {
                 let (reason, detail) = reason::of_error(&error, shown.as_ref());
-                return Outcome::Refused(reason, detail);
+                return Err(Outcome::Refused(reason, detail));
             }
         };
-        match self.identity(&stream) {
-            Ok(identity) => Outcome::LetIn(stream, identity),
-            Err((reason, detail)) => Outcome::Refused(reason, detail),
-        }
-    }
-
-    fn identity(&self, stream: &Stream) -> Result<Identity, (Refusal, String)> {
         let certificates = stream.peer_certificates();
-        let Some(certificate) = certificates.first() else {
-            let detail =
-                "it showed no certificate, and no `[anonymous]` in the configuration says who it could be";
-            return self.anonymous.clone().ok_or_else(|| (Refusal::CertificateMissing, detail.to_owned()));
-        };
-        match self.tls.device_of(certificate) {
-            Ok(device) => Ok(Identity { device, kind: IdentityKind::Certificate }),
+        if certificates.is_empty() {
+            return Ok((stream, None));
+        }
+        match self.tls.device_of(certificates) {
+            Ok(certificate) => Ok((stream, Some(certificate))),
             Err(error) => {
                 let reason = match error {
                     NoDevice::Expired(_) => Refusal::CertificateExpired,
+                    NoDevice::Revoked(_) => Refusal::CertificateRevoked,
                     NoDevice::Unreadable => Refusal::CertificateInvalid,
                     NoDevice::NoName | NoDevice::SeveralNames(_) | NoDevice::Invalid { .. } => {
                         Refusal::DeviceNameInvalid
                     }
                 };
-                Err((reason, error.to_string()))
+                Err(Outcome::Refused(reason, error.to_string()))
             }
         }
     }

@@ -9,10 +9,13 @@
 //! [`config::Listener::handshake_timeout`] each. Those who wait then get theirs in the order in which they came.
 
 mod bounds;
+mod channel;
 mod handshake;
+mod pace;
 mod reason;
 mod share;
 mod stream;
+mod websocket;
 
 #[cfg(test)]
 mod tests;
@@ -27,16 +30,19 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::authorize::Identity;
-use crate::authorize::refusals::Refusals;
-use crate::config;
+use crate::authorize::refusals::{self, Refusal, Refusals};
+use crate::broker::Peer;
+use crate::config::{self, ClientAuth, Door};
 use crate::pki::ServerTls;
 use crate::tasks::Spawner;
 
-use bounds::Bounds;
-use handshake::{Door, Outcome};
+use bounds::{Bounds, Place};
+use handshake::{Outcome, Threshold};
+use pace::{Pace, Visit};
 
+pub use channel::Channel;
 pub use stream::Stream;
+pub use websocket::WebSocket;
 
 /// Open files that the rest of the program needs: the store, the sinks' connections, the API.
 const RESERVED_FILES: u64 = 64;
@@ -57,23 +63,73 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
-    settings: config::Listener,
+    way: Way,
+}
+
+/// How the clients of a listener come in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Way {
+    /// By TLS.
+    Tls(ClientAuth),
+    /// By WebSocket over TLS, at this path.
+    WebSocket(ClientAuth, Arc<str>),
+    /// By TCP alone.
+    Plain,
+}
+
+impl Way {
+    fn door(&self) -> Door {
+        match self {
+            Self::Tls(_) => Door::Tls,
+            Self::WebSocket(..) => Door::WebSocket,
+            Self::Plain => Door::Plain,
+        }
+    }
+}
+
+/// What all listeners of a gateway share: what they let in is bounded together. Cheap to clone.
+#[derive(Clone)]
+pub struct Entrance(Arc<Shared>);
+
+struct Shared {
+    threshold: Threshold,
+    bounds: Bounds,
+    pace: Pace,
+    refusals: Refusals,
+}
+
+impl Entrance {
+    /// With these bounds. Raises the limit on open files as far as it goes.
+    #[must_use]
+    pub fn new(
+        settings: &config::Listener,
+        limits: &config::Limits,
+        tls: ServerTls,
+        refusals: Refusals,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            threshold: Threshold::new(tls, settings),
+            bounds: Bounds::new(settings, refusals.clone()),
+            pace: Pace::new(limits),
+            refusals,
+        }))
+    }
 }
 
 impl Listener {
-    /// Binds the address of the settings. Must be called within a tokio runtime.
+    /// Binds an address. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// When the address is in use, not of this host, or a port below 1024 that this user may not bind.
-    pub fn bind(settings: &config::Listener) -> io::Result<Self> {
-        let socket = match settings.address.ip() {
+    pub fn bind(address: SocketAddr, way: Way) -> io::Result<Self> {
+        let socket = match address.ip() {
             IpAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
             IpAddr::V6(_) => tokio::net::TcpSocket::new_v6()?,
         };
         socket.set_reuseaddr(true)?;
-        socket.bind(settings.address)?;
+        socket.bind(address)?;
         let socket = socket.listen(BACKLOG.unsigned_abs())?;
-        Ok(Self { socket, settings: settings.clone() })
+        Ok(Self { socket, way })
     }
 
     /// The address that is bound: it tells the port if the settings said 0.
@@ -85,23 +141,12 @@ impl Listener {
     }
 
     /// Accepts until `cancel`. Each connection is a task of `spawner`'s stage, and ends with that.
-    ///
-    /// `anonymous`: who a device without a certificate is; `None` refuses it.
     /// `serve` is called for each peer that was let in.
-    pub async fn run<S, F>(
-        self,
-        tls: ServerTls,
-        anonymous: Option<Identity>,
-        serve: S,
-        refusals: Refusals,
-        spawner: Spawner,
-        cancel: CancellationToken,
-    ) where
-        S: Fn(Box<Stream>, Identity, SocketAddr, CancellationToken) -> F + Clone + Send + 'static,
+    pub async fn run<S, F>(self, entrance: Entrance, serve: S, spawner: Spawner, cancel: CancellationToken)
+    where
+        S: Fn(Channel, Peer, CancellationToken) -> F + Clone + Send + 'static,
         F: Future<Output = ()> + Send,
     {
-        let bounds = Bounds::new(&self.settings, refusals.clone());
-        let door = Arc::new(Door::new(tls, anonymous, &self.settings));
         let mut logged: Option<Instant> = None;
         loop {
             let accepted = tokio::select! {
@@ -120,36 +165,95 @@ impl Listener {
                     continue;
                 }
             };
-            let Some(place) = bounds.place(address.ip()) else { continue };
+            let Some((visit, place)) = entrance.0.place(address.ip()) else { continue };
             if let Err(error) = set_options(&stream) {
                 debug!(%address, %error, "the peer went away at once");
                 continue;
             }
-            let (door, bounds, refusals, serve) =
-                (door.clone(), bounds.clone(), refusals.clone(), serve.clone());
+            let (entrance, way, serve) = (entrance.clone(), self.way.clone(), serve.clone());
             let cancel = spawner.cancelled().clone();
             spawner.passing(async move {
-                // Boxed, so that an idle connection does not carry room for a handshake.
-                let outcome = tokio::select! {
-                    biased;
-                    () = cancel.cancelled() => return,
-                    outcome = Box::pin(door.let_in(stream, share::origin(address.ip()))) => outcome,
-                };
-                drop(door);
-                match outcome {
-                    Outcome::LetIn(stream, identity) => {
-                        if let Some(seat) = bounds.seat(&identity, address.ip()) {
-                            serve(stream, identity, address, cancel).await;
-                            drop(seat);
-                        }
-                    }
-                    Outcome::Refused(reason, detail) => refusals.record(reason, address.ip(), None, &detail),
-                    Outcome::Gone => {
-                        debug!(%address, "the peer closed the connection before it said anything");
+                let guest = Guest { entrance, address, visit, place };
+                guest.receive(stream, way, serve, cancel).await;
+            });
+        }
+    }
+}
+
+impl Shared {
+    /// Room for a connection of which no more is known than where it comes from.
+    fn place(&self, address: IpAddr) -> Option<(Visit, Place)> {
+        let Some(visit) = self.pace.enter(share::origin(address)) else {
+            let detail = "its address connects faster than limits.connects_per_second lets it";
+            self.refusals.record(Refusal::TooManyConnects, address, None, detail);
+            return None;
+        };
+        Some((visit, self.bounds.place(address)?))
+    }
+}
+
+/// A connection that was accepted, with what it holds.
+struct Guest {
+    entrance: Entrance,
+    address: SocketAddr,
+    visit: Visit,
+    place: Place,
+}
+
+impl Guest {
+    #[allow(
+        clippy::manual_async_fn,
+        reason = "that would hold the guest twice: as argument and as local variable"
+    )]
+    fn receive<S, F>(
+        self,
+        stream: TcpStream,
+        way: Way,
+        serve: S,
+        cancel: CancellationToken,
+    ) -> impl Future<Output = ()>
+    where
+        S: Fn(Channel, Peer, CancellationToken) -> F,
+        F: Future<Output = ()>,
+    {
+        async move {
+            let Self { entrance: Entrance(shared), address, mut visit, place } = self;
+            // Boxed, so that an idle connection does not carry room for a handshake.
+            let let_in = Box::pin(async {
+                visit.approach().await;
+                let origin = share::origin(address.ip());
+                let outcome = shared.threshold.let_in(stream, &way, origin, &visit).await;
+                if let Outcome::LetIn(_, Some((device, _))) = &outcome {
+                    visit.greet(Some(device)).await;
+                }
+                outcome
+            });
+            let outcome = tokio::select! {
+                biased;
+                () = cancel.cancelled() => return,
+                outcome = let_in => outcome,
+            };
+            match outcome {
+                Outcome::LetIn(channel, certificate) => {
+                    let device = certificate.as_ref().map(|(device, _)| device.clone());
+                    if let Some(seat) = shared.bounds.seat(device.as_ref(), address.ip()) {
+                        let peer = Peer { certificate, address, door: way.door() };
+                        let ((), refused) = refusals::witness(serve(channel, peer, cancel)).await;
+                        visit.served(device.as_ref(), refused);
+                        drop(seat);
+                    } else {
+                        visit.refused();
                     }
                 }
-                drop(place);
-            });
+                Outcome::Refused(reason, detail) => {
+                    visit.refused();
+                    shared.refusals.record(reason, address.ip(), None, &detail);
+                }
+                Outcome::Gone => {
+                    debug!(%address, "the peer closed the connection before it said anything");
+                }
+            }
+            drop(place);
         }
     }
 }

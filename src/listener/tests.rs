@@ -16,9 +16,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
 
 use super::*;
-use crate::authorize::refusals::Refusal;
 use crate::clock::Clock;
-use crate::config::{ClientAuth, ClockSource};
+use crate::config::ClockSource;
 use crate::message::DeviceId;
 use crate::pki::Pki;
 
@@ -43,11 +42,11 @@ struct Gateway {
 }
 
 impl Gateway {
-    fn new(client_auth: ClientAuth) -> Self {
-        Self::at(client_auth, &clock(ClockSource::Trusted))
+    fn new() -> Self {
+        Self::at(&clock(ClockSource::Trusted))
     }
 
-    fn at(client_auth: ClientAuth, clock: &Clock) -> Self {
+    fn at(clock: &Clock) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let ca = ca("Test CA");
         let settings = config::Pki {
@@ -59,8 +58,8 @@ impl Gateway {
         std::fs::write(dir.path().join("ca.key"), ca.key().serialize_pem()).unwrap();
         let gateway = DeviceId::parse("gw").unwrap();
         let pki = Pki::open_or_create(&dir.path().join("pki"), &settings, &gateway, clock).unwrap();
-        let tls = pki.server_tls(client_auth);
-        tls.current().unwrap();
+        let tls = pki.server_tls();
+        tls.current(ClientAuth::Required).unwrap();
         Self { dir, ca, settings, tls }
     }
 

@@ -12,8 +12,9 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
+use super::revocation::Revoked;
 use super::{PkiError, files};
-use crate::message::{DeviceId, InvalidDeviceId};
+use crate::message::{CertificateId, DeviceId, InvalidDeviceId};
 
 /// What people want to know about a certificate.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -39,6 +40,12 @@ fn rfc3339<S: serde::Serializer>(time: &OffsetDateTime, serializer: S) -> Result
 }
 
 impl CertificateInfo {
+    /// Which certificate it is.
+    #[must_use]
+    pub fn id(&self) -> CertificateId {
+        CertificateId { issuer: self.issuer.clone(), serial: self.serial.clone() }
+    }
+
     /// Reads a certificate; `None` if it is not one.
     #[must_use]
     pub fn of(der: &CertificateDer<'_>) -> Option<Self> {
@@ -94,6 +101,9 @@ pub enum NoDevice {
         /// What is wrong with it.
         reason: InvalidDeviceId,
     },
+    /// It was revoked. The verifier says so first, except for a resumed session.
+    #[error("{0}")]
+    Revoked(Revoked),
     /// It has expired. The verifier says so first, except for a resumed session, for which it is not asked.
     #[error("the certificate expired on {}", .0.date())]
     Expired(OffsetDateTime),
@@ -106,7 +116,10 @@ pub enum NoDevice {
 ///
 /// # Errors
 /// When it does not name exactly one device, or has expired.
-pub(super) fn device_of(der: &CertificateDer<'_>, now: OffsetDateTime) -> Result<DeviceId, NoDevice> {
+pub(super) fn device_of(
+    der: &CertificateDer<'_>,
+    now: OffsetDateTime,
+) -> Result<(DeviceId, CertificateId), NoDevice> {
     let (_, certificate) = X509Certificate::from_der(der).map_err(|_| NoDevice::Unreadable)?;
     let not_after = certificate.validity().not_after.to_datetime();
     if not_after < now {
@@ -119,7 +132,14 @@ pub(super) fn device_of(der: &CertificateDer<'_>, now: OffsetDateTime) -> Result
         return Err(NoDevice::SeveralNames(1 + more));
     }
     let name = first.as_str().map_err(|_| NoDevice::Unreadable)?;
-    DeviceId::parse(name).map_err(|reason| NoDevice::Invalid { name: name.to_owned(), reason })
+    let device =
+        DeviceId::parse(name).map_err(|reason| NoDevice::Invalid { name: name.to_owned(), reason })?;
+    Ok((device, id_of(&certificate)))
+}
+
+/// Which certificate it is.
+pub(super) fn id_of(certificate: &X509Certificate<'_>) -> CertificateId {
+    CertificateId { issuer: certificate.issuer().to_string(), serial: hex(certificate.raw_serial()) }
 }
 
 /// A host name or an address that a server certificate holds for.

@@ -29,10 +29,12 @@
 
 mod authority;
 mod certificate;
+mod crl;
 mod error;
 mod files;
 mod fitness;
 mod request;
+mod revocation;
 mod server;
 mod tls;
 
@@ -47,12 +49,13 @@ use time::{Duration, OffsetDateTime};
 use authority::{Authority, AuthorityFiles, Purpose};
 
 use crate::clock::Clock;
-use crate::config::{self, ClientAuth, Secret};
+use crate::config::{self, Secret};
 use crate::message::DeviceId;
 
 pub use certificate::{CertificateInfo, NoDevice};
 pub use error::PkiError;
 pub use files::{FileMode, create as create_file};
+pub use revocation::{Revocations, Revoked, RevokedBy};
 pub use server::Why;
 pub use tls::{Renewed, ServerTls, Shown, TlsUnavailable, witness};
 
@@ -173,8 +176,8 @@ impl Pki {
 
     /// The handle for the listener: makes or reads the server's certificate.
     #[must_use]
-    pub fn server_tls(&self, client_auth: ClientAuth) -> ServerTls {
-        ServerTls::new(self.clone(), client_auth)
+    pub fn server_tls(&self) -> ServerTls {
+        ServerTls::new(self.clone())
     }
 
     /// Why no certificate can be made, although this gateway is meant to: `None` too if it is not, and if there

@@ -21,11 +21,12 @@ use tracing::info;
 
 use super::authority::Authority;
 use super::certificate::{CertificateInfo, NoDevice, device_of};
+use super::crl::Lists;
 use super::server::{self, Why};
-use super::{Pki, PkiError};
+use super::{Pki, PkiError, Revocations};
 use crate::clock::Clock;
 use crate::config::{self, ClientAuth};
-use crate::message::DeviceId;
+use crate::message::{CertificateId, DeviceId};
 
 /// TLS sessions kept for resumption, about 1 KB each. In memory and not in tickets: BearSSL resumes by session
 /// id alone, and a ticket would carry the client's certificate back and forth.
@@ -39,6 +40,9 @@ pub struct ServerTls(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     clock: Clock,
+    revocations: Revocations,
+    // Held while files are read, as `source`.
+    lists: Mutex<Lists>,
     in_force: RwLock<Result<InForce, TlsUnavailable>>,
     // Held while certificates are made and read; never while a connection waits.
     source: Mutex<Source>,
@@ -47,12 +51,15 @@ struct Shared {
 #[derive(Debug)]
 struct Source {
     pki: Pki,
-    client_auth: ClientAuth,
+    revocations: Revocations,
 }
 
 #[derive(Debug)]
 struct InForce {
-    config: Arc<ServerConfig>,
+    /// For listeners that want a certificate of every client …
+    required: Arc<ServerConfig>,
+    /// … and for those that do not.
+    optional: Arc<ServerConfig>,
     material: Material,
 }
 
@@ -61,7 +68,6 @@ struct InForce {
 struct Material {
     chain: Vec<CertificateDer<'static>>,
     roots: Vec<CertificateDer<'static>>,
-    client_auth: ClientAuth,
 }
 
 /// Why no TLS connection can be served: it says what to do.
@@ -79,8 +85,9 @@ pub enum Renewed {
 }
 
 impl ServerTls {
-    pub(super) fn new(pki: Pki, client_auth: ClientAuth) -> Self {
-        let source = Source { pki, client_auth };
+    pub(super) fn new(pki: Pki) -> Self {
+        let revocations = Revocations::default();
+        let source = Source { pki, revocations: revocations.clone() };
         let in_force = source.build(None).map(|(in_force, why)| {
             if let Some(why) = why {
                 info!(%why, "the server's certificate was made");
@@ -89,16 +96,26 @@ impl ServerTls {
         });
         let clock = source.pki.clock.clone();
         let in_force = in_force.map_err(|error| TlsUnavailable(error.to_string().into()));
-        Self(Arc::new(Shared { clock, in_force: RwLock::new(in_force), source: Mutex::new(source) }))
+        let in_force = RwLock::new(in_force);
+        Self(Arc::new(Shared {
+            clock,
+            revocations,
+            lists: Mutex::default(),
+            in_force,
+            source: Mutex::new(source),
+        }))
     }
 
-    /// The configuration for a new connection.
+    /// The configuration for a new connection to a listener with this rule.
     ///
     /// # Errors
     /// When certificates are damaged or wrong, with what to do about it. [`ServerTls::renew_if_due`] tries again.
-    pub fn current(&self) -> Result<Arc<ServerConfig>, TlsUnavailable> {
+    pub fn current(&self, client_auth: ClientAuth) -> Result<Arc<ServerConfig>, TlsUnavailable> {
         match &*self.0.in_force.read().expect("no panic under this lock") {
-            Ok(in_force) => Ok(in_force.config.clone()),
+            Ok(in_force) => Ok(match client_auth {
+                ClientAuth::Required => in_force.required.clone(),
+                ClientAuth::Optional => in_force.optional.clone(),
+            }),
             Err(unavailable) => Err(unavailable.clone()),
         }
     }
@@ -124,21 +141,54 @@ impl ServerTls {
     ///
     /// # Errors
     /// When something is wrong with them; the old settings and certificates stay in force.
-    pub fn reload(&self, settings: &config::Pki, client_auth: ClientAuth) -> Result<Renewed, PkiError> {
+    pub fn reload(&self, settings: &config::Pki) -> Result<Renewed, PkiError> {
         let mut source = self.0.source.lock().expect("no panic under this lock");
         let pki = Pki { settings: settings.clone(), ..source.pki.clone() };
-        let fresh = Source { pki, client_auth };
+        let fresh = Source { pki, revocations: self.0.revocations.clone() };
         let renewed = self.refresh(&fresh)?;
         *source = fresh;
         Ok(renewed)
     }
 
-    /// The device that a certificate speaks for, which the handshake has verified.
+    /// The device that a chain of certificates speaks for, which the handshake has verified, and which
+    /// certificate it is. `chain`: the device's own first, at least that one.
     ///
     /// # Errors
-    /// When it does not name exactly one device, or has expired since.
-    pub fn device_of(&self, certificate: &CertificateDer<'_>) -> Result<DeviceId, NoDevice> {
-        device_of(certificate, self.0.clock.certainly_past().into())
+    /// When it does not name exactly one device, or has expired or was revoked since: a resumed session brings
+    /// the certificates of the first handshake, unverified.
+    pub fn device_of(&self, chain: &[CertificateDer<'_>]) -> Result<(DeviceId, CertificateId), NoDevice> {
+        let own = chain.first().ok_or(NoDevice::Unreadable)?;
+        let device = device_of(own, self.0.clock.certainly_past().into())?;
+        match self.0.revocations.find_in(chain) {
+            None => Ok(device),
+            Some(revoked) => Err(NoDevice::Revoked(revoked)),
+        }
+    }
+
+    /// The certificates that are not believed any more.
+    #[must_use]
+    pub fn revocations(&self) -> &Revocations {
+        &self.0.revocations
+    }
+
+    /// Reads the lists of the CA (`pki.crl`) that have changed; all of them if `again`, for SIGHUP. Says whether
+    /// what was revoked may be other than before. Call it every second. It reads the disk: not on an async thread.
+    pub fn refresh_lists(&self, again: bool) -> bool {
+        let pki = self.0.source.lock().expect("no panic under this lock").pki.clone();
+        let authorities = || Ok(Authority::load(&pki.authority_files())?.certificates);
+        let mut lists = self.0.lists.lock().expect("no panic under this lock");
+        let changed = lists.refresh(&pki.settings.crl, authorities, again);
+        if changed {
+            self.0.revocations.set_lists(lists.good());
+        }
+        changed
+    }
+
+    /// What is wrong with the lists of the CA: unreadable, or older than they may be.
+    #[must_use]
+    pub fn list_problems(&self) -> Vec<PkiError> {
+        let lists = self.0.lists.lock().expect("no panic under this lock");
+        lists.problems(self.0.clock.trusted_now().into())
     }
 
     fn refresh(&self, source: &Source) -> Result<Renewed, PkiError> {
@@ -172,19 +222,30 @@ impl Source {
         let authority = Authority::load(&self.pki.authority_files())?;
         let roots = authority.certificates.clone();
         let (certified, why) = server::load(&self.pki, authority)?;
-        let material = Material { chain: certified.cert.clone(), roots, client_auth: self.client_auth };
+        let material = Material { chain: certified.cert.clone(), roots };
         if before == Some(&material) {
             return Ok((None, None));
         }
-        let config = server_config(certified, &material, self.pki.clock.clone());
-        let config = config.map_err(|error| PkiError::Settings(format!("TLS cannot be set up: {error}")))?;
-        Ok((Some(InForce { config: Arc::new(config), material }), why))
+        let config = |client_auth| {
+            let verifier = |provider| {
+                let clock = self.pki.clock.clone();
+                Verifier::new(&material, client_auth, provider, clock, self.revocations.clone())
+            };
+            let config = server_config(certified.clone(), verifier, self.pki.clock.clone());
+            config.map_err(|error| PkiError::Settings(format!("TLS cannot be set up: {error}")))
+        };
+        let (required, optional) = (config(ClientAuth::Required)?, config(ClientAuth::Optional)?);
+        Ok((Some(InForce { required: Arc::new(required), optional: Arc::new(optional), material }), why))
     }
 }
 
-fn server_config(certified: CertifiedKey, material: &Material, clock: Clock) -> Result<ServerConfig, Error> {
+fn server_config(
+    certified: CertifiedKey,
+    verifier: impl FnOnce(Arc<CryptoProvider>) -> Result<Verifier, Error>,
+    clock: Clock,
+) -> Result<ServerConfig, Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = Arc::new(Verifier::new(material, provider.clone(), clock.clone())?);
+    let verifier = Arc::new(verifier(provider.clone())?);
     let mut config = ServerConfig::builder_with_details(provider, Arc::new(TrustedTime(clock)))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .with_client_cert_verifier(verifier)
@@ -243,25 +304,33 @@ pub async fn witness<T>(handshake: impl Future<Output = T>) -> (T, Option<Shown>
 
 /// The usual verifier, which also notes for [`witness`] what it was shown, and does not let a clock
 /// that is wrong refuse a certificate: without synchronisation only an end before the floor counts.
+/// It refuses what was revoked.
 #[derive(Debug)]
 struct Verifier {
     usual: Arc<dyn ClientCertVerifier>,
     clock: Clock,
+    revocations: Revocations,
 }
 
 impl Verifier {
-    fn new(material: &Material, provider: Arc<CryptoProvider>, clock: Clock) -> Result<Self, Error> {
+    fn new(
+        material: &Material,
+        client_auth: ClientAuth,
+        provider: Arc<CryptoProvider>,
+        clock: Clock,
+        revocations: Revocations,
+    ) -> Result<Self, Error> {
         let mut roots = RootCertStore::empty();
         for root in &material.roots {
             roots.add(root.clone())?;
         }
         let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-        let builder = match material.client_auth {
+        let builder = match client_auth {
             ClientAuth::Required => builder,
             ClientAuth::Optional => builder.allow_unauthenticated(),
         };
         let usual = builder.build().map_err(|error| Error::General(error.to_string()))?;
-        Ok(Self { usual, clock })
+        Ok(Self { usual, clock, revocations })
     }
 }
 
@@ -285,21 +354,11 @@ impl ClientCertVerifier for Verifier {
             // Outside of `witness` nobody asks.
             SHOWN.try_with(|slot| slot.replace(Some(shown))).ok();
         }
-        if self.clock.is_synchronized() {
-            return self.usual.verify_client_cert(end_entity, intermediates, now);
+        let verified = self.verify_by_time(end_entity, intermediates, now)?;
+        match self.revocations.find_in(std::iter::once(end_entity).chain(intermediates)) {
+            None => Ok(verified),
+            Some(_) => Err(CertificateError::Revoked.into()),
         }
-        let mut at = unix_time(self.clock.certainly_past()).unwrap_or(now);
-        for _ in 0..=intermediates.len() {
-            match self.usual.verify_client_cert(end_entity, intermediates, at) {
-                // The CA has signed this certificate, so it is at least as late as the certificate begins: better
-                // evidence than a clock that nobody vouches for.
-                Err(Error::InvalidCertificate(CertificateError::NotValidYetContext {
-                    not_before, ..
-                })) => at = not_before,
-                verdict => return verdict,
-            }
-        }
-        self.usual.verify_client_cert(end_entity, intermediates, at)
     }
 
     fn verify_tls12_signature(
@@ -322,5 +381,30 @@ impl ClientCertVerifier for Verifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.usual.supported_verify_schemes()
+    }
+}
+
+impl Verifier {
+    fn verify_by_time(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        if self.clock.is_synchronized() {
+            return self.usual.verify_client_cert(end_entity, intermediates, now);
+        }
+        let mut at = unix_time(self.clock.certainly_past()).unwrap_or(now);
+        for _ in 0..=intermediates.len() {
+            match self.usual.verify_client_cert(end_entity, intermediates, at) {
+                // The CA has signed this certificate, so it is at least as late as the certificate begins: better
+                // evidence than a clock that nobody vouches for.
+                Err(Error::InvalidCertificate(CertificateError::NotValidYetContext {
+                    not_before, ..
+                })) => at = not_before,
+                verdict => return verdict,
+            }
+        }
+        self.usual.verify_client_cert(end_entity, intermediates, at)
     }
 }

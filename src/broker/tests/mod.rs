@@ -29,16 +29,19 @@ fn device(name: &str) -> DeviceId {
     DeviceId::parse(name).unwrap()
 }
 
-fn certified(name: &str) -> Identity {
-    Identity { device: device(name), kind: IdentityKind::Certificate }
+/// The other end of a connection of this device.
+fn peer(who: &Identity) -> Peer {
+    let certificate = CertificateId { issuer: "CN=test".to_owned(), serial: "01".to_owned() };
+    let is_certified = who.kind == IdentityKind::Certificate;
+    Peer {
+        certificate: is_certified.then(|| (who.device.clone(), certificate)),
+        address: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
+        door: Door::Tls,
+    }
 }
 
-fn principal(Identity { device, kind }: Identity) -> Arc<Principal> {
-    let certificate = || CertificateId { issuer: "CN=CA".to_owned(), serial: "01".to_owned() };
-    Arc::new(match kind {
-        IdentityKind::Anonymous => Principal::anonymous(device, config::Door::Tls),
-        _ => Principal::certified(device, certificate(), config::Door::Tls),
-    })
+fn certified(name: &str) -> Identity {
+    Identity { device: device(name), kind: IdentityKind::Certificate }
 }
 
 fn stream(name: &str, filter: &str, format: PayloadFormat) -> config::Stream {
@@ -104,8 +107,7 @@ impl Gateway {
     /// A connection that holds so many bytes in either direction.
     fn open_with(&self, identity: Identity, bytes: usize) -> Client {
         let (near, far) = tokio::io::duplex(bytes);
-        let principal = principal(identity);
-        let peer = Peer { principal, address: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)) };
+        let peer = peer(&identity);
         let sessions = self.tasks.spawner(Stage::Sessions);
         sessions.passing(self.broker.serve(far, peer, sessions.cancelled().clone()));
         Client { stream: near }

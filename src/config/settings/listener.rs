@@ -93,3 +93,53 @@ impl Default for Listener {
         }
     }
 }
+
+/// MQTT over WebSocket, over the same TLS as the [`Listener`], whose bounds hold for both together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebSocket {
+    /// Where to listen.
+    pub address: SocketAddr,
+    /// The path of the upgrade request, beginning with `/`.
+    pub path: String,
+    /// Whether a device must show a certificate; browsers seldom can.
+    pub client_auth: ClientAuth,
+    /// As [`Listener::identities`].
+    pub identities: Option<Vec<IdentityKind>>,
+}
+
+/// MQTT without TLS: whoever is on the way can read and change all of it, passwords too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plain {
+    /// Where to listen: on loopback, unless the operator has allowed the network in so many words.
+    pub address: SocketAddr,
+    /// As [`Listener::identities`].
+    pub identities: Option<Vec<IdentityKind>>,
+}
+
+/// What one address may do (of IPv6: a /64). Many devices may be behind one: 1,000 that come back after a power
+/// cut are all let in within half a minute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections a second of one address; what is beyond is closed at once.
+    pub connects_per_second: u32,
+    /// Connections of one address that may come at once.
+    pub connect_burst: u32,
+    /// TLS handshakes a second of one address; what is beyond waits.
+    pub handshakes_per_second: u32,
+    /// TLS handshakes of one address that may come at once.
+    pub handshake_burst: u32,
+    /// The longest that an address waits whose connections end as soon as they have begun. Zero: it never waits.
+    pub max_reconnect_delay: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connects_per_second: 100,
+            connect_burst: 2_000,
+            handshakes_per_second: 50,
+            handshake_burst: 500,
+            max_reconnect_delay: Duration::from_secs(5),
+        }
+    }
+}

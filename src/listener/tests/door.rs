@@ -3,21 +3,20 @@
 use std::process::Stdio;
 
 use super::*;
-use crate::authorize::IdentityKind;
 
 /// Lets a client knock, and says what became of it.
-async fn knock<C, F>(gateway: &Gateway, anonymous: Option<Identity>, knock: C) -> Outcome
+async fn knock<C, F>(gateway: &Gateway, client_auth: ClientAuth, knock: C) -> Outcome
 where
     C: FnOnce(SocketAddr) -> F,
     F: Future<Output = ()>,
 {
     let settings = config::Listener { handshake_timeout: PATIENCE, ..config::Listener::default() };
-    let door = Door::new(gateway.tls.clone(), anonymous, &settings);
+    let threshold = Threshold::new(gateway.tls.clone(), &settings);
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
     let at_the_door = async {
         let (stream, peer) = socket.accept().await.unwrap();
-        door.let_in(stream, peer.ip()).await
+        threshold.let_in(stream, &Way::Tls(client_auth), peer.ip(), &visit(peer.ip())).await
     };
     // The knocker holds its end until the door has decided.
     let mut knocking = std::pin::pin!(knock(address));
@@ -31,6 +30,10 @@ where
     .await
 }
 
+fn visit(origin: IpAddr) -> Visit {
+    Pace::new(&config::Limits::default()).enter(origin).unwrap()
+}
+
 /// A client that keeps its socket whatever comes: closed too early, it would reset the connection.
 async fn stay(address: SocketAddr, config: ClientConfig) {
     let stream = TcpStream::connect(address).await.unwrap();
@@ -41,19 +44,19 @@ async fn stay(address: SocketAddr, config: ClientConfig) {
 }
 
 async fn refusal_of(gateway: &Gateway, config: ClientConfig) -> (Refusal, String) {
-    refused(knock(gateway, None, |address| stay(address, config)).await)
+    refused(knock(gateway, ClientAuth::Required, |address| stay(address, config)).await)
 }
 
 fn refused(outcome: Outcome) -> (Refusal, String) {
     match outcome {
         Outcome::Refused(reason, detail) => (reason, detail),
-        Outcome::LetIn(_, identity) => panic!("{identity:?} was let in"),
+        Outcome::LetIn(_, certificate) => panic!("{certificate:?} was let in"),
         Outcome::Gone => panic!("the peer has gone"),
     }
 }
 
 async fn sent(bytes: &[u8]) -> Outcome {
-    knock(&Gateway::new(ClientAuth::Required), None, |address| async move {
+    knock(&Gateway::new(), ClientAuth::Required, |address| async move {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(bytes).await.unwrap();
         stream.read_u8().await.ok();
@@ -63,12 +66,12 @@ async fn sent(bytes: &[u8]) -> Outcome {
 
 #[tokio::test]
 async fn a_device_is_who_its_certificate_says_in_both_versions_of_tls() {
-    let gateway = Gateway::new(ClientAuth::Required);
+    let gateway = Gateway::new();
     for version in [TLS12, TLS13] {
         let config = client(gateway.ca.der().clone(), Some(gateway.device("pump")), &[version]);
-        let outcome = knock(&gateway, None, |address| stay(address, config));
-        let Outcome::LetIn(_, identity) = outcome.await else { panic!("{version:?}") };
-        assert_eq!((identity.device.as_str(), identity.kind), ("pump", IdentityKind::Certificate));
+        let outcome = knock(&gateway, ClientAuth::Required, |address| stay(address, config));
+        let Outcome::LetIn(_, Some((device, certificate))) = outcome.await else { panic!("{version:?}") };
+        assert_eq!((device.as_str(), certificate.issuer.as_str()), ("pump", "CN=Test CA"));
     }
 }
 
@@ -89,8 +92,8 @@ async fn what_is_no_tls_is_named() {
 
 #[tokio::test]
 async fn a_peer_that_says_nothing_and_goes_is_nobodys_fault() {
-    let gateway = Gateway::new(ClientAuth::Required);
-    let outcome = knock(&gateway, None, |address| async move {
+    let gateway = Gateway::new();
+    let outcome = knock(&gateway, ClientAuth::Required, |address| async move {
         drop(TcpStream::connect(address).await.unwrap());
     });
     assert!(matches!(outcome.await, Outcome::Gone));
@@ -103,12 +106,14 @@ pub(super) const BEGINNING: &[u8] = b"\x16\x03\x01\x00\x05\x01\x00\x01\x00\x03";
 async fn stuck_after(bytes: &[u8], max_handshakes: usize) -> (Refusal, String) {
     let handshake_timeout = Duration::from_millis(50);
     let settings = config::Listener { handshake_timeout, max_handshakes, ..config::Listener::default() };
-    let door = Door::new(Gateway::new(ClientAuth::Required).tls, None, &settings);
+    let threshold = Threshold::new(Gateway::new().tls, &settings);
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut stream = TcpStream::connect(socket.local_addr().unwrap()).await.unwrap();
     stream.write_all(bytes).await.unwrap();
     let (accepted, peer) = socket.accept().await.unwrap();
-    refused(soon(door.let_in(accepted, peer.ip())).await)
+    let visit = visit(peer.ip());
+    let way = Way::Tls(ClientAuth::Required);
+    refused(soon(threshold.let_in(accepted, &way, peer.ip(), &visit)).await)
 }
 
 #[tokio::test]
@@ -130,7 +135,7 @@ async fn a_peer_whose_turn_does_not_come_is_told_apart_from_a_slow_one() {
 
 #[tokio::test]
 async fn no_certificate_is_a_refusal_of_its_own() {
-    let gateway = Gateway::new(ClientAuth::Required);
+    let gateway = Gateway::new();
     for version in [TLS12, TLS13] {
         let config = client(gateway.ca.der().clone(), None, &[version]);
         let (reason, detail) = refusal_of(&gateway, config).await;
@@ -140,23 +145,19 @@ async fn no_certificate_is_a_refusal_of_its_own() {
 }
 
 #[tokio::test]
-async fn without_a_certificate_a_device_is_the_anonymous_one_where_there_is_one() {
-    let gateway = Gateway::new(ClientAuth::Optional);
-    let anonymous = Identity { device: DeviceId::parse("sketch").unwrap(), kind: IdentityKind::Anonymous };
-    for (credentials, expected) in [(None, "sketch"), (Some(gateway.device("pump")), "pump")] {
+async fn where_no_certificate_is_required_a_device_may_show_one() {
+    let gateway = Gateway::new();
+    for (credentials, expected) in [(None, None), (Some(gateway.device("pump")), Some("pump"))] {
         let config = gateway.client(credentials);
-        let outcome = knock(&gateway, Some(anonymous.clone()), |address| stay(address, config));
-        let Outcome::LetIn(_, identity) = outcome.await else { panic!("{expected}") };
-        assert_eq!(identity.device.as_str(), expected);
+        let outcome = knock(&gateway, ClientAuth::Optional, |address| stay(address, config));
+        let Outcome::LetIn(_, certificate) = outcome.await else { panic!("{expected:?}") };
+        assert_eq!(certificate.as_ref().map(|(device, _)| device.as_str()), expected);
     }
-    let (reason, detail) = refusal_of(&gateway, gateway.client(None)).await;
-    assert_eq!(reason, Refusal::CertificateMissing);
-    assert!(detail.contains("[anonymous]"), "{detail}");
 }
 
 #[tokio::test]
 async fn a_certificate_that_cannot_be_used_is_refused_with_its_name_and_why() {
-    let gateway = Gateway::new(ClientAuth::Required);
+    let gateway = Gateway::new();
     let now = OffsetDateTime::now_utc();
     let day = time::Duration::days(1);
     let ours = |change: fn(&mut CertificateParams, OffsetDateTime, time::Duration)| {
@@ -196,7 +197,7 @@ async fn a_certificate_that_cannot_be_used_is_refused_with_its_name_and_why() {
 /// As old tutorials make them: `openssl x509 -req` without extensions. rustls' client would not show one.
 #[tokio::test]
 async fn a_certificate_of_x509_version_1_is_explained() {
-    let gateway = Gateway::new(ClientAuth::Required);
+    let gateway = Gateway::new();
     let openssl = |arguments: &str| {
         let mut command = tokio::process::Command::new("openssl");
         command.args(arguments.split(' ')).current_dir(gateway.dir.path()).stdin(Stdio::piped());
@@ -212,7 +213,7 @@ async fn a_certificate_of_x509_version_1_is_explained() {
     }
     let client =
         |address| openssl(&format!("s_client -connect {address} -cert v1.pem -key v1.key -CAfile ca.pem"));
-    let outcome = knock(&gateway, None, |address| async move {
+    let outcome = knock(&gateway, ClientAuth::Required, |address| async move {
         let mut client = client(address).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         client.wait().await.unwrap();
     });
@@ -223,7 +224,7 @@ async fn a_certificate_of_x509_version_1_is_explained() {
 
 #[tokio::test]
 async fn a_client_that_does_not_trust_us_is_told_apart() {
-    let gateway = Gateway::new(ClientAuth::Required);
+    let gateway = Gateway::new();
     for version in [TLS12, TLS13] {
         let config = client(ca("Elsewhere").der().clone(), Some(gateway.device("pump")), &[version]);
         let (reason, detail) = refusal_of(&gateway, config).await;
@@ -234,9 +235,9 @@ async fn a_client_that_does_not_trust_us_is_told_apart() {
 
 #[tokio::test]
 async fn a_client_that_leaves_in_the_middle_is_told_apart() {
-    let gateway = Gateway::new(ClientAuth::Required);
+    let gateway = Gateway::new();
     for (bytes, words) in [(&BEGINNING[..3], "first message"), (BEGINNING, "does it trust ca.pem?")] {
-        let outcome = knock(&gateway, None, |address| async move {
+        let outcome = knock(&gateway, ClientAuth::Required, |address| async move {
             let mut stream = TcpStream::connect(address).await.unwrap();
             stream.write_all(bytes).await.unwrap();
         });
@@ -248,13 +249,13 @@ async fn a_client_that_leaves_in_the_middle_is_told_apart() {
 
 #[tokio::test]
 async fn damaged_certificates_of_ours_are_named_to_whoever_reads_the_log() {
-    let gateway = Gateway::new(ClientAuth::Required);
+    let gateway = Gateway::new();
     let config = gateway.client(Some(gateway.device("pump")));
     std::fs::write(gateway.dir.path().join("ca.pem"), "torn").unwrap();
     let id = DeviceId::parse("gw").unwrap();
     let clock = clock(ClockSource::Trusted);
     let pki = Pki::open_or_create(&gateway.dir.path().join("pki"), &gateway.settings, &id, &clock).unwrap();
-    let broken = Gateway { tls: pki.server_tls(ClientAuth::Required), ..gateway };
+    let broken = Gateway { tls: pki.server_tls(), ..gateway };
     let (reason, detail) = refusal_of(&broken, config).await;
     assert_eq!(reason, Refusal::TlsUnavailable);
     assert!(detail.contains("ca.pem"), "{detail}");
@@ -263,22 +264,22 @@ async fn damaged_certificates_of_ours_are_named_to_whoever_reads_the_log() {
 #[tokio::test]
 async fn a_clock_that_is_behind_refuses_nobody() {
     let nobody_vouches = clock(ClockSource::File(PathBuf::from("/nowhere/synchronized")));
-    let gateway = Gateway::at(ClientAuth::Required, &nobody_vouches);
+    let gateway = Gateway::at(&nobody_vouches);
     let mut params = params("pump");
     params.not_before = OffsetDateTime::now_utc() + time::Duration::days(400);
     let config = gateway.client(Some(sign(&gateway.ca, &params)));
-    let outcome = knock(&gateway, None, |address| stay(address, config));
+    let outcome = knock(&gateway, ClientAuth::Required, |address| stay(address, config));
     assert!(matches!(outcome.await, Outcome::LetIn(..)));
 }
 
 #[tokio::test]
 async fn a_clock_that_is_ahead_refuses_nobody() {
     let nobody_vouches = clock(ClockSource::File(PathBuf::from("/nowhere/synchronized")));
-    let gateway = Gateway::at(ClientAuth::Required, &nobody_vouches);
+    let gateway = Gateway::at(&nobody_vouches);
     let mut params = params("pump");
     params.not_after = OffsetDateTime::now_utc() - time::Duration::days(1);
     let config = gateway.client(Some(sign(&gateway.ca, &params)));
-    let outcome = knock(&gateway, None, |address| stay(address, config));
+    let outcome = knock(&gateway, ClientAuth::Required, |address| stay(address, config));
     assert!(matches!(outcome.await, Outcome::LetIn(..)));
 }
 

@@ -13,21 +13,17 @@ struct Running {
 
 impl Running {
     fn start(gateway: Gateway, settings: &config::Listener) -> Self {
-        let listener =
-            Listener::bind(&config::Listener { address: "127.0.0.1:0".parse().unwrap(), ..settings.clone() })
-                .unwrap();
+        Self::start_with(gateway, settings, &config::Limits::default(), Way::Tls(ClientAuth::Required))
+    }
+
+    fn start_with(gateway: Gateway, settings: &config::Listener, limits: &config::Limits, way: Way) -> Self {
+        let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), way).unwrap();
         let address = listener.local_addr().unwrap();
         let (tasks, refusals) = (Tasks::default(), Refusals::default());
+        let entrance = Entrance::new(settings, limits, gateway.tls.clone(), refusals.clone());
         let at_the_door = tasks.spawner(Stage::Listener);
         let cancel = at_the_door.cancelled().clone();
-        let run = listener.run(
-            gateway.tls.clone(),
-            None,
-            echo,
-            refusals.clone(),
-            tasks.spawner(Stage::Sessions),
-            cancel,
-        );
+        let run = listener.run(entrance, echo, tasks.spawner(Stage::Sessions), cancel);
         at_the_door.essential("listener", run);
         Self { gateway, address, refusals, tasks }
     }
@@ -49,9 +45,10 @@ impl Running {
     }
 }
 
-async fn echo(mut stream: Box<Stream>, who: Identity, _: SocketAddr, cancel: CancellationToken) {
+async fn echo(mut stream: Channel, peer: Peer, cancel: CancellationToken) {
     let mut buffer = [0; 64];
-    let mut text = who.device.as_str().as_bytes().to_vec();
+    let name = peer.certificate.map_or_else(|| "nobody".to_owned(), |(device, _)| device.to_string());
+    let mut text = name.into_bytes();
     loop {
         text.push(b'\n');
         if stream.write_all(&text).await.is_err() || stream.flush().await.is_err() {
@@ -91,7 +88,7 @@ async fn ends(mut stream: impl tokio::io::AsyncRead + Unpin) {
 #[tokio::test]
 async fn silent_connections_keep_nobody_from_connecting() {
     let settings = config::Listener { max_handshakes: 2, ..config::Listener::default() };
-    let running = Running::start(Gateway::new(ClientAuth::Required), &settings);
+    let running = Running::start(Gateway::new(), &settings);
     let mut silent = Vec::new();
     for _ in 0..50 {
         silent.push(TcpStream::connect(running.address).await.unwrap());
@@ -122,7 +119,7 @@ async fn handshakes_that_get_stuck_keep_nobody_else_from_connecting() {
     let never = Duration::from_secs(86_400);
     let settings =
         config::Listener { max_handshakes: 4, handshake_timeout: never, ..config::Listener::default() };
-    let running = Running::start(Gateway::new(ClientAuth::Required), &settings);
+    let running = Running::start(Gateway::new(), &settings);
     let half = stuck(running.address, &door::BEGINNING[..3]).await;
     let whole = stuck(running.address, door::BEGINNING).await;
     answers(&mut running.device("pump").await).await;
@@ -133,7 +130,7 @@ async fn handshakes_that_get_stuck_keep_nobody_else_from_connecting() {
 async fn a_stuck_handshake_gives_its_turn_up_before_its_deadline_when_none_is_left() {
     let handshake_timeout = 3 * PATIENCE / 10;
     let settings = config::Listener { max_handshakes: 1, handshake_timeout, ..config::Listener::default() };
-    let running = Running::start(Gateway::new(ClientAuth::Required), &settings);
+    let running = Running::start(Gateway::new(), &settings);
     let begin = Instant::now();
     let mut first = TcpStream::connect(running.address).await.unwrap();
     first.write_all(door::BEGINNING).await.unwrap();
@@ -144,7 +141,7 @@ async fn a_stuck_handshake_gives_its_turn_up_before_its_deadline_when_none_is_le
 
 #[tokio::test]
 async fn peers_that_are_refused_disturb_nobody() {
-    let running = Running::start(Gateway::new(ClientAuth::Required), &config::Listener::default());
+    let running = Running::start(Gateway::new(), &config::Listener::default());
     let mut before = running.device("before").await;
     let other_ca = sign(&ca("Other"), &params("pump"));
     for _ in 0..3 {
@@ -168,7 +165,7 @@ async fn peers_that_are_refused_disturb_nobody() {
 #[tokio::test]
 async fn connections_are_capped_and_a_place_is_given_back() {
     let settings = config::Listener { max_connections: 2, ..config::Listener::default() };
-    let running = Running::start(Gateway::new(ClientAuth::Required), &settings);
+    let running = Running::start(Gateway::new(), &settings);
     let mut first = running.device("first").await;
     let second = running.device("second").await;
     ends(TcpStream::connect(running.address).await.unwrap()).await;
@@ -189,7 +186,7 @@ async fn connections_are_capped_and_a_place_is_given_back() {
 #[tokio::test]
 async fn one_address_does_not_take_the_places_of_all() {
     let settings = config::Listener { max_connections_per_address: 2, ..config::Listener::default() };
-    let running = Running::start(Gateway::new(ClientAuth::Required), &settings);
+    let running = Running::start(Gateway::new(), &settings);
     let elsewhere = [from_elsewhere(running.address).await, from_elsewhere(running.address).await];
     ends(from_elsewhere(running.address).await).await;
     running.refused(Refusal::TooManyConnectionsOfAddress, 1).await;
@@ -207,7 +204,7 @@ async fn one_address_does_not_take_the_places_of_all() {
 #[tokio::test]
 async fn one_certificate_does_not_take_the_places_of_all() {
     let settings = config::Listener { max_connections_per_device: 1, ..config::Listener::default() };
-    let running = Running::start(Gateway::new(ClientAuth::Required), &settings);
+    let running = Running::start(Gateway::new(), &settings);
     let mut first = running.device("pump").await;
     let config = running.gateway.client(Some(running.gateway.device("pump")));
     if let Ok(second) = soon(connect(running.address, config)).await {
@@ -245,7 +242,7 @@ fn the_addresses_of_one_ipv6_host_are_one() {
 
 #[tokio::test]
 async fn a_renewal_reaches_new_connections_and_leaves_open_ones_alone() {
-    let running = Running::start(Gateway::new(ClientAuth::Required), &config::Listener::default());
+    let running = Running::start(Gateway::new(), &config::Listener::default());
     let serial = |client: &Client| {
         let chain = client.get_ref().1.peer_certificates().unwrap();
         crate::pki::CertificateInfo::of(&chain[0]).unwrap().serial
@@ -253,7 +250,7 @@ async fn a_renewal_reaches_new_connections_and_leaves_open_ones_alone() {
     let mut old = running.device("old").await;
     let settings =
         config::Pki { names: vec!["new.example.org".to_owned()], ..running.gateway.settings.clone() };
-    running.gateway.tls.reload(&settings, ClientAuth::Required).unwrap();
+    running.gateway.tls.reload(&settings).unwrap();
     let new = running.device("new").await;
     assert_ne!(serial(&old), serial(&new));
     answers(&mut old).await;
@@ -261,7 +258,7 @@ async fn a_renewal_reaches_new_connections_and_leaves_open_ones_alone() {
 
 #[tokio::test]
 async fn a_device_that_comes_back_resumes_its_session_under_the_same_name() {
-    let running = Running::start(Gateway::new(ClientAuth::Required), &config::Listener::default());
+    let running = Running::start(Gateway::new(), &config::Listener::default());
     for version in [TLS12, TLS13] {
         let root = running.gateway.ca.der().clone();
         let config = client(root, Some(running.gateway.device("pump")), &[version]);
@@ -275,7 +272,7 @@ async fn a_device_that_comes_back_resumes_its_session_under_the_same_name() {
 
 #[tokio::test]
 async fn at_the_end_the_door_closes_first_and_then_the_connections() {
-    let mut running = Running::start(Gateway::new(ClientAuth::Required), &config::Listener::default());
+    let mut running = Running::start(Gateway::new(), &config::Listener::default());
     let client = running.device("pump").await;
     let silent = TcpStream::connect(running.address).await.unwrap();
     assert_eq!(running.tasks.drain(PATIENCE).await, []);

@@ -43,7 +43,7 @@ async fn pair(
     version: &'static SupportedProtocolVersion,
     bytes: usize,
 ) -> (Stream, tokio_rustls::client::TlsStream<Dribble>) {
-    let gateway = Gateway::new(ClientAuth::Required);
+    let gateway = Gateway::new();
     let config = client(gateway.ca.der().clone(), Some(gateway.device("pump")), &[version]);
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let out = TcpStream::connect(socket.local_addr().unwrap()).await.unwrap();
@@ -51,7 +51,7 @@ async fn pair(
     let (accepted, _) = socket.accept().await.unwrap();
     let connecting =
         TlsConnector::from(Arc::new(config)).connect(localhost(), Dribble { socket: out, bytes });
-    let accepting = Stream::accept(accepted, gateway.tls.current().unwrap());
+    let accepting = Stream::accept(accepted, gateway.tls.current(ClientAuth::Required).unwrap());
     let (server, client) = soon(async { tokio::join!(accepting, connecting) }).await;
     (server.unwrap(), client.unwrap())
 }
@@ -199,7 +199,7 @@ async fn a_peer_that_does_not_read_stops_the_writer_and_not_its_memory() {
 /// rustls is fuzzed by its authors; this is about our handling of its buffers and errors.
 #[tokio::test]
 async fn a_damaged_hello_is_an_error_and_never_a_panic() {
-    let gateway = Gateway::new(ClientAuth::Required);
+    let gateway = Gateway::new();
     let config = Arc::new(gateway.client(None));
     let mut hello = Vec::new();
     rustls::ClientConnection::new(config, localhost()).unwrap().write_tls(&mut hello).unwrap();
@@ -215,7 +215,7 @@ async fn a_damaged_hello_is_an_error_and_never_a_panic() {
         let (accepted, _) = socket.accept().await.unwrap();
         out.write_all(&bytes).await.unwrap();
         out.shutdown().await.unwrap();
-        let accepting = Stream::accept(accepted, gateway.tls.current().unwrap());
+        let accepting = Stream::accept(accepted, gateway.tls.current(ClientAuth::Required).unwrap());
         assert!(soon(accepting).await.is_err(), "byte {at}, flip {flip}");
     }
 }

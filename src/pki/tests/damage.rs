@@ -25,10 +25,10 @@ fn a_damaged_server_certificate_or_key_is_set_aside_and_made_anew() {
     for file in ["server.pem", "server.key"] {
         for how in WAYS {
             let place = Place::new();
-            place.open().server_tls(ClientAuth::Required).current().unwrap();
+            place.open().server_tls().current(config::ClientAuth::Required).unwrap();
             damage(&place.path(file), how);
-            let tls = place.open().server_tls(ClientAuth::Required);
-            tls.current().unwrap_or_else(|error| panic!("{file} {how}: {error}"));
+            let tls = place.open().server_tls();
+            tls.current(config::ClientAuth::Required).unwrap_or_else(|error| panic!("{file} {how}: {error}"));
             let server = der(&std::fs::read_to_string(place.path("server.pem")).unwrap());
             let ca = der(&std::fs::read_to_string(place.path("ca.pem")).unwrap());
             assert!(verifies(&server, &ca), "{file} {how}");
@@ -40,9 +40,9 @@ fn a_damaged_server_certificate_or_key_is_set_aside_and_made_anew() {
 #[test]
 fn a_torn_file_is_kept_for_whoever_wants_to_look() {
     let place = Place::new();
-    place.open().server_tls(ClientAuth::Required).current().unwrap();
+    place.open().server_tls().current(config::ClientAuth::Required).unwrap();
     damage(&place.path("server.key"), "cut");
-    place.open().server_tls(ClientAuth::Required).current().unwrap();
+    place.open().server_tls().current(config::ClientAuth::Required).unwrap();
     assert!(aside(&place, "server.key"));
     assert_eq!(mode(&place.path("server.key")), 0o600);
 }
@@ -53,7 +53,7 @@ fn a_damaged_or_lost_ca_certificate_is_made_again_from_its_key_and_old_certifica
         let place = Place::new();
         let pki = place.open();
         let device = der(&pki.issue_device(&id("a")).unwrap().cert_pem);
-        pki.server_tls(ClientAuth::Required).current().unwrap();
+        pki.server_tls().current(config::ClientAuth::Required).unwrap();
         let server = std::fs::read(place.path("server.pem")).unwrap();
         let old_ca = der(&pki.ca_pem().unwrap());
         match how {
@@ -65,7 +65,7 @@ fn a_damaged_or_lost_ca_certificate_is_made_again_from_its_key_and_old_certifica
         assert!(verifies(&device, &ca), "{how}");
         let subject = |der: &CertificateDer<'_>| CertificateInfo::of(der).unwrap().subject;
         assert_eq!(subject(&ca), subject(&old_ca), "{how}");
-        pki.server_tls(ClientAuth::Required).current().unwrap();
+        pki.server_tls().current(config::ClientAuth::Required).unwrap();
         assert_eq!(std::fs::read(place.path("server.pem")).unwrap(), server, "{how}");
         pki.issue_device(&id("b")).unwrap();
     }
@@ -85,11 +85,11 @@ fn a_first_start_that_was_cut_after_the_key_is_finished_by_the_second() {
 fn without_a_sound_ca_key_devices_are_served_and_signing_says_what_to_do() {
     for how in WAYS {
         let place = Place::new();
-        place.open().server_tls(ClientAuth::Required).current().unwrap();
+        place.open().server_tls().current(config::ClientAuth::Required).unwrap();
         damage(&place.path("ca.key"), how);
         let pki = place.open();
-        let tls = pki.server_tls(ClientAuth::Required);
-        tls.current().unwrap_or_else(|error| panic!("{how}: {error}"));
+        let tls = pki.server_tls();
+        tls.current(config::ClientAuth::Required).unwrap_or_else(|error| panic!("{how}: {error}"));
         assert_eq!(tls.renew_if_due().unwrap(), Renewed::No);
         let error = pki.issue_device(&id("a")).unwrap_err().to_string();
         assert!(error.contains("ca.key") && error.contains("backup"), "{how}: {error}");
@@ -135,7 +135,7 @@ fn a_damaged_ca_key_without_its_certificate_does_not_keep_the_pki_from_opening()
     damage(&place.path("ca.key"), "zeros");
     std::fs::remove_file(place.path("ca.pem")).unwrap();
     assert!(problems(&place).contains("ca.pem"), "{}", problems(&place));
-    place.open().server_tls(ClientAuth::Required).current().unwrap_err();
+    place.open().server_tls().current(config::ClientAuth::Required).unwrap_err();
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn without_any_ca_the_pki_opens_and_tls_says_what_to_do() {
     let place = Place::new();
     let pki = place.open();
     pki.issue_device(&id("a")).unwrap();
-    pki.server_tls(ClientAuth::Required).current().unwrap();
+    pki.server_tls().current(config::ClientAuth::Required).unwrap();
     let (good, key) = (place.path("ca.pem"), place.path("ca.key"));
     let saved = (std::fs::read(&good).unwrap(), std::fs::read(&key).unwrap());
     std::fs::remove_file(&key).unwrap();
@@ -160,8 +160,8 @@ fn without_any_ca_the_pki_opens_and_tls_says_what_to_do() {
             "lost" => std::fs::remove_file(&good).unwrap(),
             how => damage(&good, how),
         }
-        let tls = place.open().server_tls(ClientAuth::Required);
-        let error = tls.current().unwrap_err().to_string();
+        let tls = place.open().server_tls();
+        let error = tls.current(config::ClientAuth::Required).unwrap_err().to_string();
         assert!(error.contains("ca.pem") && error.contains("backup"), "{how}: {error}");
         assert!(!key.exists(), "a new CA would lock every device out");
         assert!(tls.renew_if_due().is_err());
@@ -172,7 +172,7 @@ fn without_any_ca_the_pki_opens_and_tls_says_what_to_do() {
             Renewed::Yes(Why::NewFiles),
             "{how}: a restored file heals it"
         );
-        tls.current().unwrap();
+        tls.current(config::ClientAuth::Required).unwrap();
     }
     std::fs::write(&key, &saved.1).unwrap();
     place.open().issue_device(&id("b")).unwrap();
@@ -182,13 +182,13 @@ fn without_any_ca_the_pki_opens_and_tls_says_what_to_do() {
 fn a_server_certificate_of_another_ca_is_made_anew() {
     let (place, other) = (Place::new(), Place::new());
     for place in [&place, &other] {
-        place.open().server_tls(ClientAuth::Required).current().unwrap();
+        place.open().server_tls().current(config::ClientAuth::Required).unwrap();
     }
     for file in ["server.pem", "server.key"] {
         std::fs::copy(other.path(file), place.path(file)).unwrap();
     }
     let pki = place.open();
-    pki.server_tls(ClientAuth::Required).current().unwrap();
+    pki.server_tls().current(config::ClientAuth::Required).unwrap();
     let server = der(&std::fs::read_to_string(place.path("server.pem")).unwrap());
     assert!(verifies(&server, &der(&pki.ca_pem().unwrap())));
 }

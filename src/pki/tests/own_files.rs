@@ -56,7 +56,7 @@ fn a_ca_of_the_operators_own_signs_devices_and_the_server() {
     assert_eq!(own.problems(), "");
     let pki = own.place.open();
     assert!(verifies(&der(&pki.issue_device(&id("a")).unwrap().cert_pem), ca.der()));
-    pki.server_tls(ClientAuth::Required).current().unwrap();
+    pki.server_tls().current(config::ClientAuth::Required).unwrap();
     assert!(verifies(&der(&std::fs::read_to_string(own.place.path("server.pem")).unwrap()), ca.der()));
     assert!(!own.place.path("ca.pem").exists());
 }
@@ -72,7 +72,7 @@ fn an_intermediate_ca_is_sent_behind_the_server_certificate() {
     let issuing = CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &root).unwrap();
     own.place.settings.ca_cert = own.file("issuing.pem", &issuing.pem());
     own.place.settings.ca_key = own.file("issuing.key", &issuing.key().serialize_pem());
-    own.place.open().server_tls(ClientAuth::Required).current().unwrap();
+    own.place.open().server_tls().current(config::ClientAuth::Required).unwrap();
     let chain = certificate::read_chain(&own.place.path("server.pem")).unwrap();
     assert_eq!(chain.len(), 2);
     assert_eq!(&chain[1], issuing.der());
@@ -120,7 +120,7 @@ fn each_fault_of_an_own_ca_is_named_with_its_file_and_what_would_be_right() {
     }
     own.place.settings.ca_cert = Some(PathBuf::from("/nowhere/ca.pem"));
     assert!(own.problems().contains("/nowhere/ca.pem"));
-    assert!(own.place.open().server_tls(ClientAuth::Required).current().is_err());
+    assert!(own.place.open().server_tls().current(config::ClientAuth::Required).is_err());
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn a_ca_without_its_key_needs_a_server_certificate_too() {
     own.place.settings.server_key = own.file("s.key", &key);
     assert_eq!(own.problems(), "");
     let pki = own.place.open();
-    pki.server_tls(ClientAuth::Required).current().unwrap();
+    pki.server_tls().current(config::ClientAuth::Required).unwrap();
     let error = pki.issue_device(&id("a")).unwrap_err().to_string();
     assert!(error.contains("pki.ca_key"), "{error}");
 }
@@ -215,7 +215,7 @@ fn an_expired_own_server_certificate_is_served_all_the_same() {
     let (expired, key) = server(&ca("Any"), OffsetDateTime::now_utc() - Duration::days(2));
     own.place.settings.server_cert = own.file("s.pem", &expired);
     own.place.settings.server_key = own.file("s.key", &key);
-    own.place.open().server_tls(ClientAuth::Required).current().unwrap();
+    own.place.open().server_tls().current(config::ClientAuth::Required).unwrap();
 }
 
 #[test]
@@ -228,15 +228,15 @@ fn new_own_files_are_taken_up_and_bad_ones_leave_the_old_in_force() {
     };
     let (first, first_key) = server(&ca, tomorrow());
     bring(&mut own, &first, &first_key);
-    let tls = own.place.open().server_tls(ClientAuth::Required);
+    let tls = own.place.open().server_tls();
     let serial = tls.certificate().unwrap().serial;
-    assert_eq!(tls.reload(&own.place.settings, ClientAuth::Required).unwrap(), Renewed::No);
+    assert_eq!(tls.reload(&own.place.settings).unwrap(), Renewed::No);
 
     bring(&mut own, "half a file", &first_key);
-    let error = tls.reload(&own.place.settings, ClientAuth::Required).unwrap_err().to_string();
+    let error = tls.reload(&own.place.settings).unwrap_err().to_string();
     assert!(error.contains("s.pem"), "{error}");
     assert_eq!(tls.certificate().unwrap().serial, serial);
-    tls.current().unwrap();
+    tls.current(config::ClientAuth::Required).unwrap();
 
     let (second, second_key) = server(&ca, tomorrow());
     bring(&mut own, &second, &second_key);

@@ -11,14 +11,14 @@ fn names(place: &Place) -> Vec<String> {
 #[test]
 fn it_is_renewed_at_two_thirds_of_its_life_and_keeps_its_key() {
     let place = Place::new();
-    place.open_at(&clock_at(FAR_FUTURE)).server_tls(ClientAuth::Required).current().unwrap();
+    place.open_at(&clock_at(FAR_FUTURE)).server_tls().current(config::ClientAuth::Required).unwrap();
     let key = std::fs::read(place.path("server.key")).unwrap();
 
-    let early = place.open_at(&clock_at(FAR_FUTURE + 240 * DAY)).server_tls(ClientAuth::Required);
+    let early = place.open_at(&clock_at(FAR_FUTURE + 240 * DAY)).server_tls();
     let first = early.certificate().unwrap();
     assert_eq!(early.renew_if_due().unwrap(), Renewed::No);
 
-    let due = place.open_at(&clock_at(FAR_FUTURE + 245 * DAY)).server_tls(ClientAuth::Required);
+    let due = place.open_at(&clock_at(FAR_FUTURE + 245 * DAY)).server_tls();
     let second = due.certificate().unwrap();
     assert_ne!(first.serial, second.serial);
     assert!(second.not_after > first.not_after);
@@ -28,13 +28,14 @@ fn it_is_renewed_at_two_thirds_of_its_life_and_keeps_its_key() {
 #[test]
 fn a_handle_that_is_in_use_is_given_the_new_one() {
     let place = Place::new();
-    let tls = place.open().server_tls(ClientAuth::Required);
-    let (before, serial) = (tls.current().unwrap(), tls.certificate().unwrap().serial);
+    let tls = place.open().server_tls();
+    let (before, serial) =
+        (tls.current(config::ClientAuth::Required).unwrap(), tls.certificate().unwrap().serial);
     // Another handle of the same files, as the maintenance task would see them 300 days later.
     place
         .open_at(&clock_at(seconds_of(&clock()) + 300 * DAY))
-        .server_tls(ClientAuth::Required)
-        .current()
+        .server_tls()
+        .current(config::ClientAuth::Required)
         .unwrap();
     assert_eq!(
         tls.renew_if_due().unwrap(),
@@ -42,18 +43,17 @@ fn a_handle_that_is_in_use_is_given_the_new_one() {
         "not valid yet by a synchronised clock 300 days behind"
     );
     assert_ne!(tls.certificate().unwrap().serial, serial);
-    assert!(!std::sync::Arc::ptr_eq(&before, &tls.current().unwrap()));
+    assert!(!std::sync::Arc::ptr_eq(&before, &tls.current(config::ClientAuth::Required).unwrap()));
 }
 
 #[test]
 fn a_new_name_makes_it_due_and_a_lost_one_does_not() {
     let mut place = Place::new();
-    let tls = place.open().server_tls(ClientAuth::Required);
+    let tls = place.open().server_tls();
     let serial = tls.certificate().unwrap().serial;
     place.settings.names = vec!["gateway.example.org".to_owned(), "192.0.2.7".to_owned()];
     let new = ["192.0.2.7", "gateway.example.org"];
-    let Renewed::Yes(Why::Names(mut added)) = tls.reload(&place.settings, ClientAuth::Required).unwrap()
-    else {
+    let Renewed::Yes(Why::Names(mut added)) = tls.reload(&place.settings).unwrap() else {
         panic!("two names are new");
     };
     added.sort();
@@ -64,26 +64,19 @@ fn a_new_name_makes_it_due_and_a_lost_one_does_not() {
     }
 
     place.settings.names.clear();
-    assert_eq!(tls.reload(&place.settings, ClientAuth::Required).unwrap(), Renewed::No);
+    assert_eq!(tls.reload(&place.settings).unwrap(), Renewed::No);
     place.settings.names = vec!["third.example.org".to_owned()];
-    tls.reload(&place.settings, ClientAuth::Required).unwrap();
+    tls.reload(&place.settings).unwrap();
     assert!(names(&place).iter().any(|held| held == new[1]), "a device may still use an old name");
-}
-
-#[test]
-fn a_change_of_the_rule_for_clients_takes_effect() {
-    let place = Place::new();
-    let tls = place.open().server_tls(ClientAuth::Required);
-    assert_eq!(tls.reload(&place.settings, ClientAuth::Optional).unwrap(), Renewed::Yes(Why::NewFiles));
 }
 
 #[test]
 fn a_bad_name_is_named_and_the_old_certificate_stays() {
     let mut place = Place::new();
-    let tls = place.open().server_tls(ClientAuth::Required);
+    let tls = place.open().server_tls();
     let serial = tls.certificate().unwrap().serial;
     place.settings.names = vec!["not a name".to_owned()];
-    let error = tls.reload(&place.settings, ClientAuth::Required).unwrap_err().to_string();
+    let error = tls.reload(&place.settings).unwrap_err().to_string();
     assert!(error.contains("pki.names") && error.contains("not a name"), "{error}");
     assert_eq!(tls.certificate().unwrap().serial, serial);
     assert_eq!(tls.renew_if_due().unwrap(), Renewed::No, "the old settings are still in force");
@@ -92,9 +85,9 @@ fn a_bad_name_is_named_and_the_old_certificate_stays() {
 #[test]
 fn a_certificate_of_ours_is_renewed_after_it_expired_while_the_box_was_off() {
     let place = Place::new();
-    place.open_at(&clock_at(FAR_FUTURE)).server_tls(ClientAuth::Required).current().unwrap();
+    place.open_at(&clock_at(FAR_FUTURE)).server_tls().current(config::ClientAuth::Required).unwrap();
     let clock = clock_at(FAR_FUTURE + 3 * 365 * DAY);
-    let tls = place.open_at(&clock).server_tls(ClientAuth::Required);
+    let tls = place.open_at(&clock).server_tls();
     let end = tls.certificate().unwrap().not_after.unix_timestamp();
     assert!(u64::try_from(end).unwrap() > seconds_of(&clock));
 }
@@ -102,8 +95,8 @@ fn a_certificate_of_ours_is_renewed_after_it_expired_while_the_box_was_off() {
 #[test]
 fn a_clock_that_is_behind_does_not_replace_a_certificate_by_one_that_is_over() {
     let place = Place::new();
-    let tls = place.open_at(&clock_at(FAR_FUTURE)).server_tls(ClientAuth::Required);
+    let tls = place.open_at(&clock_at(FAR_FUTURE)).server_tls();
     let serial = tls.certificate().unwrap().serial;
-    let behind = place.open_at(&clock_at(0)).server_tls(ClientAuth::Required);
+    let behind = place.open_at(&clock_at(0)).server_tls();
     assert_eq!(behind.certificate().unwrap().serial, serial);
 }
