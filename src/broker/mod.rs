@@ -45,6 +45,7 @@ mod routes;
 mod session;
 mod stream;
 mod subscriptions;
+mod wire;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
