@@ -8,11 +8,38 @@
 #![allow(dead_code, reason = "the sessions do not use all of it yet")]
 #![allow(unused_imports, reason = "the sessions do not use all of it yet")]
 
+mod connect;
+mod delivery;
+mod fields;
+mod header;
+mod id;
 mod packets;
+mod properties;
+mod read;
 mod reason;
+mod rules;
+mod write;
 
+pub(super) use self::connect::{ConnectError, take as take_connect};
+pub(super) use self::delivery::{Delivery, publish_bytes, put_publish};
 pub(super) use self::packets::{
-    Ack, AckKind, Answer, ConnAck, Connect, Delivery, Disconnect, Packet, Password, Properties, Publish,
-    RetainHandling, Subscribe, Unsubscribe, Version, Wanted, Will,
+    Ack, AckKind, Answer, ConnAck, Connect, Disconnect, Packet, Password, Publish, RetainHandling, Subscribe,
+    Unsubscribe, Version, Wanted, Will,
 };
+pub(super) use self::properties::{Properties, UserProperties};
+pub(super) use self::read::{Next, next};
 pub(super) use self::reason::Reason;
+pub(super) use self::rules::BadPacket;
+pub(super) use self::write::{Unsendable, write};
+
+use crate::message::Qos;
+
+/// Two bits.
+fn qos(bits: u8) -> Option<Qos> {
+    match bits {
+        0 => Some(Qos::AtMostOnce),
+        1 => Some(Qos::AtLeastOnce),
+        2 => Some(Qos::ExactlyOnce),
+        _ => None,
+    }
+}

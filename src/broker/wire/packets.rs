@@ -4,7 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::Reason;
+use super::{Properties, Reason};
 use crate::message::Qos;
 
 /// The versions of MQTT that are spoken.
@@ -105,21 +105,6 @@ pub(crate) struct Publish {
     pub(crate) payload: Bytes,
     /// `None` when all are empty.
     pub(crate) properties: Option<Box<Properties>>,
-}
-
-/// What travels with a message unchanged from its publisher to its subscribers (MQTT 5, section 3.3.2.3).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Properties {
-    /// 0: bytes, 1: UTF-8.
-    pub(crate) payload_format: Option<u8>,
-    /// Seconds.
-    pub(crate) message_expiry: Option<u32>,
-    pub(crate) content_type: Option<String>,
-    /// A topic name.
-    pub(crate) response_topic: Option<String>,
-    pub(crate) correlation_data: Option<Bytes>,
-    /// In the order in which they came.
-    pub(crate) user: Vec<(String, String)>,
 }
 
 /// An answer to a PUBLISH, or to such an answer.
@@ -223,23 +208,4 @@ pub(crate) struct ConnAck {
     /// For people. Left out when there is no room for it.
     pub(crate) text: Option<String>,
     pub(crate) response_information: Option<String>,
-}
-
-/// A message as it goes to one subscriber.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Delivery<'a> {
-    /// May be empty when an alias stands for it.
-    pub(crate) topic: &'a str,
-    pub(crate) topic_alias: Option<u16>,
-    pub(crate) payload: &'a [u8],
-    pub(crate) properties: Option<&'a Properties>,
-    /// Seconds that are left, in place of what the properties say.
-    pub(crate) message_expiry: Option<u32>,
-    /// Of the subscriptions that it matches, each at least 1.
-    pub(crate) subscription_ids: &'a [u32],
-    pub(crate) qos: Qos,
-    pub(crate) dup: bool,
-    pub(crate) retain: bool,
-    /// 0 with QoS 0, and only then.
-    pub(crate) packet_id: u16,
 }
