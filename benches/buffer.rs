@@ -112,9 +112,9 @@ async fn append(buffer: &Buffer, group: u64, readings: u64) {
             },
             fault: None,
         };
-        let seq = writer.submit(&reading, Wait::ForAck).expect("there is room");
+        let taken = writer.submit(Some(&reading), Vec::new(), Wait::ForAck).expect("there is room");
         if (n + 1) % group == 0 || n + 1 == readings {
-            writer.until_durable(seq).await.expect("the buffer is open");
+            writer.until_durable(taken.mark).await.expect("the buffer is open");
         }
     }
 }

@@ -15,7 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use rumqttc::mqttbytes::v4::Publish;
 
 use super::registry::SessionKey;
-use crate::message::{Seq, Stamp};
+use crate::buffer::Mark;
+use crate::message::Stamp;
 
 /// esp-mqtt gives a message up after 30 s; a sensor that sleeps and starts anew, with the same
 /// packet identifiers, sleeps longer than a minute.
@@ -43,29 +44,29 @@ pub(super) struct History {
 /// A publish that the buffer has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Original {
-    /// Its reading is on disk, or on its way there, under this number.
-    pub(super) seq: Seq,
+    /// When its reading is on disk.
+    pub(super) mark: Mark,
     /// An earlier connection has submitted it: this one's writer is not told when it is on disk.
     pub(super) earlier: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Taken {
-    seq: Seq,
+    mark: Mark,
     boot_ms: u64,
     digest: u32,
     packet_id: u16,
 }
 
 impl Taken {
-    fn new(publish: &Publish, seq: Seq, received: Stamp) -> Self {
+    fn new(publish: &Publish, mark: Mark, received: Stamp) -> Self {
         let mut digest = crc32fast::Hasher::new();
         digest.update(publish.topic.as_bytes());
         // No topic holds a NUL: it ends there.
         digest.update(b"\0");
         digest.update(&publish.payload);
         let (boot_ms, packet_id) = (received.boot_ms, publish.pkid);
-        Self { seq, boot_ms, digest: digest.finalize(), packet_id }
+        Self { mark, boot_ms, digest: digest.finalize(), packet_id }
     }
 
     fn is_repeated_by(&self, later: &Self) -> bool {
@@ -78,13 +79,13 @@ impl Taken {
 }
 
 impl History {
-    /// Keeps a reading that was submitted as `seq`. `unacked`: publishes of this connection without an ack.
-    pub(super) fn remember(&mut self, publish: &Publish, seq: Seq, received: Stamp, unacked: usize) {
+    /// Keeps a reading that was submitted. `unacked`: publishes of this connection without an ack.
+    pub(super) fn remember(&mut self, publish: &Publish, mark: Mark, received: Stamp, unacked: usize) {
         if self.earlier > 0 && self.taken[self.earlier - 1].is_too_old(received.boot_ms) {
             self.taken.drain(..self.earlier);
             self.earlier = 0;
         }
-        self.taken.push_back(Taken::new(publish, seq, received));
+        self.taken.push_back(Taken::new(publish, mark, received));
         for _ in 0..2 {
             if self.taken.len() - self.earlier > unacked + MAX_ACKNOWLEDGED {
                 self.taken.remove(self.earlier);
@@ -94,9 +95,9 @@ impl History {
 
     /// What a publish with DUP repeats.
     pub(super) fn find(&self, publish: &Publish, received: Stamp) -> Option<Original> {
-        let later = Taken::new(publish, 0, received);
+        let later = Taken::new(publish, Mark::default(), received);
         let index = self.taken.iter().rposition(|taken| taken.is_repeated_by(&later))?;
-        Some(Original { seq: self.taken[index].seq, earlier: index < self.earlier })
+        Some(Original { mark: self.taken[index].mark, earlier: index < self.earlier })
     }
 
     /// Another connection of the client begins.
@@ -215,49 +216,49 @@ mod tests {
         SessionKey { identity, client_id: client_id.into() }
     }
 
-    fn seq(history: &History, publish: &Publish, received: Stamp) -> Option<Seq> {
-        history.find(publish, received).map(|original| original.seq)
+    fn mark(history: &History, publish: &Publish, received: Stamp) -> Option<Mark> {
+        history.find(publish, received).map(|original| original.mark)
     }
 
     #[test]
     fn only_the_same_packet_with_the_same_content_within_a_minute_is_a_repetition() {
         let mut history = History::default();
-        history.remember(&publish(1, "21.5"), 70, at(1_000), 1);
-        assert_eq!(seq(&history, &publish(1, "21.5"), at(61_000)), Some(70));
-        assert_eq!(seq(&history, &publish(1, "21.5"), at(61_001)), None, "too late");
-        assert_eq!(seq(&history, &publish(1, "21.6"), at(1_000)), None);
-        assert_eq!(seq(&history, &publish(2, "21.5"), at(1_000)), None);
+        history.remember(&publish(1, "21.5"), Mark::new(70), at(1_000), 1);
+        assert_eq!(mark(&history, &publish(1, "21.5"), at(61_000)), Some(Mark::new(70)));
+        assert_eq!(mark(&history, &publish(1, "21.5"), at(61_001)), None, "too late");
+        assert_eq!(mark(&history, &publish(1, "21.6"), at(1_000)), None);
+        assert_eq!(mark(&history, &publish(2, "21.5"), at(1_000)), None);
         let elsewhere = Publish { topic: "plug/y".to_owned(), ..publish(1, "21.5") };
-        assert_eq!(seq(&history, &elsewhere, at(1_000)), None);
+        assert_eq!(mark(&history, &elsewhere, at(1_000)), None);
     }
 
     #[test]
     fn everything_unacknowledged_and_the_newest_acknowledged_are_remembered() {
         let mut history = History::default();
         for id in 1..=200 {
-            history.remember(&publish(id, "!"), id.into(), at(0), usize::from(id).min(100));
+            history.remember(&publish(id, "!"), Mark::new(id.into()), at(0), usize::from(id).min(100));
         }
         assert_eq!(history.taken.len(), 100 + MAX_ACKNOWLEDGED);
         for id in 201..=400 {
-            history.remember(&publish(id, "!"), id.into(), at(0), 0);
+            history.remember(&publish(id, "!"), Mark::new(id.into()), at(0), 0);
         }
         assert_eq!(history.taken.len(), MAX_ACKNOWLEDGED);
-        assert_eq!(seq(&history, &publish(400, "!"), at(0)), Some(400));
+        assert_eq!(mark(&history, &publish(400, "!"), at(0)), Some(Mark::new(400)));
     }
 
     #[test]
     fn what_a_connection_has_left_is_found_by_the_next_of_that_client() {
         let histories = Histories::default();
         let first = Hold::take(Arc::default());
-        first.lock().unwrap().remember(&publish(1, "!"), 70, at(0), 1);
+        first.lock().unwrap().remember(&publish(1, "!"), Mark::new(70), at(0), 1);
         histories.leave(&key("c"), &first);
         assert!(histories.recall(&key("other")).lock().unwrap().taken.is_empty());
         let next = Hold::take(histories.recall(&key("c")));
         let mut next = next.lock().unwrap();
-        next.remember(&publish(2, "!"), 71, at(0), 1);
+        next.remember(&publish(2, "!"), Mark::new(71), at(0), 1);
         let found = |id| next.find(&publish(id, "!"), at(0));
-        assert_eq!(found(1), Some(Original { seq: 70, earlier: true }));
-        assert_eq!(found(2), Some(Original { seq: 71, earlier: false }));
+        assert_eq!(found(1), Some(Original { mark: Mark::new(70), earlier: true }));
+        assert_eq!(found(2), Some(Original { mark: Mark::new(71), earlier: false }));
     }
 
     #[test]
@@ -273,14 +274,14 @@ mod tests {
     #[test]
     fn what_earlier_connections_have_left_stays_for_a_minute_whatever_comes_after_it() {
         let hold = Hold::take(Arc::default());
-        hold.lock().unwrap().remember(&publish(1, "!"), 1, at(0), 1);
+        hold.lock().unwrap().remember(&publish(1, "!"), Mark::new(1), at(0), 1);
         let hold = Hold::take(hold.history);
         let mut history = hold.lock().unwrap();
         for id in 2..=500 {
-            history.remember(&publish(id, "!"), id.into(), at(MAX_AGE_MS), 0);
+            history.remember(&publish(id, "!"), Mark::new(id.into()), at(MAX_AGE_MS), 0);
         }
-        assert_eq!(seq(&history, &publish(1, "!"), at(MAX_AGE_MS)), Some(1));
-        history.remember(&publish(501, "!"), 501, at(MAX_AGE_MS + 1), 0);
+        assert_eq!(mark(&history, &publish(1, "!"), at(MAX_AGE_MS)), Some(Mark::new(1)));
+        history.remember(&publish(501, "!"), Mark::new(501), at(MAX_AGE_MS + 1), 0);
         assert_eq!((history.taken.len(), history.earlier), (MAX_ACKNOWLEDGED, 0));
     }
 
@@ -289,7 +290,7 @@ mod tests {
         let histories = Histories::default();
         let leave = |client: usize, at_ms| {
             let hold = Hold::take(Arc::default());
-            hold.lock().unwrap().remember(&publish(1, "!"), 1, at(at_ms), 0);
+            hold.lock().unwrap().remember(&publish(1, "!"), Mark::new(1), at(at_ms), 0);
             histories.leave(&key(&client.to_string()), &hold);
         };
         let count = || {
@@ -304,7 +305,7 @@ mod tests {
         assert_eq!(count(), 1);
         let long = Hold::take(Arc::default());
         for id in 1..=1_000 {
-            long.lock().unwrap().remember(&publish(id, "!"), 1, at(MAX_AGE_MS), 1_000);
+            long.lock().unwrap().remember(&publish(id, "!"), Mark::new(1), at(MAX_AGE_MS), 1_000);
         }
         let next = Hold::take(long.history);
         assert_eq!(next.lock().unwrap().taken.len(), MAX_LEFT);

@@ -216,7 +216,7 @@ impl Session {
         deadline: Pin<&mut Sleep>,
     ) -> Result<Event, End> {
         let Self { writer, mailbox, .. } = self;
-        let oldest = self.unacked.front().map(|oldest| oldest.behind.seq);
+        let oldest = self.unacked.front().map(|oldest| oldest.behind.mark);
         let takes_nothing = self.held || self.stopping;
         tokio::select! {
             biased;

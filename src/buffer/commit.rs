@@ -7,12 +7,10 @@ use super::frame::{Kind, key, parse_value, wrap};
 use super::group::Group;
 use super::ledger::{Book, Ledger, State};
 use super::letter::{self, Letter};
+use super::record;
 use super::store::{Batch, Store, StoreError};
 use super::{DeadLetter, DropReason};
 use crate::message::Seq;
-
-/// Readings in one atomic change.
-const BATCH_READINGS: usize = 1_024;
 
 /// Writes a group, dead letters and cursors that have moved, and syncs. Says which numbers every sink has passed,
 /// as the cursors on disk now say.
@@ -60,7 +58,7 @@ pub(super) fn begin(store: &Store, disk: &Disk, book: &mut Book) -> Result<(), S
     Ok(())
 }
 
-/// Several batches when the group has grown long; each is complete in itself. Gives back the last one's pieces.
+/// A batch for each section, and each is complete in itself. Gives back the last one's pieces.
 fn put_group(
     store: &Store,
     packer: &mut Packer,
@@ -68,21 +66,22 @@ fn put_group(
     next: &mut State,
     group: &Group,
 ) -> Result<Vec<Piece>, StoreError> {
-    // After a recovery part of the group may be there already.
-    let mut done = next.end.saturating_sub(group.first) as usize;
     let mut pieces = Vec::new();
-    while done < group.len() {
-        if !pieces.is_empty() {
+    // After a recovery part of the group may be there already.
+    for (index, section) in group.sections_from(next.end).iter().enumerate() {
+        if index > 0 {
             put_pieces(batch, next, &pieces);
             store.apply(std::mem::take(batch))?;
             pieces.clear();
         }
-        let upto = group.len().min(done + BATCH_READINGS);
-        packer.pack(next.epoch, &group.records(done, upto), &mut pieces);
-        next.end = group.first + upto as u64;
-        let unfit = group.unfit(done, upto, next.epoch);
+        packer.pack(next.epoch, &group.records(section.from, section.to), &mut pieces);
+        next.end = group.first + section.to as u64;
+        let unfit = group.unfit(section.from, section.to, next.epoch);
         put_letters(store, batch, next, &unfit)?;
-        done = upto;
+        next.generation += 1;
+        for (key, value) in &section.changes {
+            record::put(store, batch, next, key, value.as_deref())?;
+        }
     }
     Ok(pieces)
 }

@@ -35,7 +35,9 @@ async fn killed(root: &Path) -> PathBuf {
         if seq % 50 == 0 {
             append(&mut writer, &device, &payload, None).await;
         } else {
-            writer.submit(&super::tests::incoming(&device, &payload, None), Wait::Nobody).unwrap();
+            writer
+                .submit(Some(&super::tests::incoming(&device, &payload, None)), Vec::new(), Wait::Nobody)
+                .unwrap();
         }
         if seq == 1_000 {
             let mut reader = buffer.reader(&sink("cloud")).unwrap();

@@ -41,6 +41,10 @@ pub(super) enum Kind {
     Letter = 5,
     /// A further part of a dead letter.
     LetterPart = 6,
+    /// A record of the broker, or its first part.
+    Record = 7,
+    /// A further part of a record.
+    RecordPart = 8,
 }
 
 impl Kind {
@@ -52,6 +56,8 @@ impl Kind {
             4 => Self::Meta,
             5 => Self::Letter,
             6 => Self::LetterPart,
+            7 => Self::Record,
+            8 => Self::RecordPart,
             _ => return None,
         })
     }
@@ -119,7 +125,7 @@ pub(super) fn parse_value<'a>(key: &[u8], value: &'a [u8]) -> Option<Frame<'a>> 
     parse(value).filter(|frame| frame.key == key && frame.size == value.len())
 }
 
-/// Keys, by prefix byte: `b` blocks, `c` cursors, `d` dead letters, `m` facts about the store.
+/// Keys, by prefix byte: `b` blocks, `c` cursors, `d` dead letters, `m` facts about the store, `r` records.
 pub(super) mod key {
     use super::Seq;
 

@@ -1,5 +1,6 @@
-//! The open group: where readings of all connections meet before they are committed together.
+//! The open group: where readings and changes of all connections meet before they are committed together.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -9,19 +10,53 @@ use tokio::sync::Notify;
 use super::block::{Base, Records, put_record, take_record};
 use super::frame::Fields;
 use super::letter::Letter;
-use super::{SubmitError, Wait};
+use super::record::{self, RecordKey};
+use super::{Change, Mark, Receipt, SubmitError, Wait};
 use crate::message::{Incoming, Seq, Stamp};
 
 /// A group with so many readings is closed at once.
 pub(super) const GROUP_READINGS: usize = 256;
-/// A group with so many bytes of records is closed at once.
+/// A group with so many bytes is closed at once.
 pub(super) const GROUP_BYTES: usize = 64 * 1024;
 /// Beyond it the open group takes nothing more: the disk is slow or in trouble.
 const MAX_OPEN_BYTES: usize = 8 * 1024 * 1024;
 /// A buffer that grew beyond it in a bad moment is given back.
 const KEEP_BYTES: usize = 4 * GROUP_BYTES;
 
-/// Readings that will be committed together.
+/// A group that has grown longer than this reaches the disk in several atomic changes.
+const SECTION_READINGS: usize = 1_024;
+const SECTION_BYTES: usize = 1024 * 1024;
+
+/// What of a group reaches the disk together or not at all: a reading and the changes that came with it are in one.
+#[derive(Debug, Default)]
+pub(super) struct Section {
+    /// Its readings, by index.
+    pub(super) from: usize,
+    pub(super) to: usize,
+    bytes: usize,
+    /// The last change of each record; `None` removes it.
+    pub(super) changes: BTreeMap<RecordKey, Option<Vec<u8>>>,
+}
+
+impl Section {
+    fn is_full(&self) -> bool {
+        self.to - self.from >= SECTION_READINGS || self.bytes >= SECTION_BYTES
+    }
+
+    /// Puts a change in the place of an earlier one. Says by how many bytes it became larger and smaller.
+    fn change(&mut self, change: Change) -> (usize, usize) {
+        let (key, value) = match change {
+            Change::Put(key, value) => (key, Some(value)),
+            Change::Remove(key) => (key, None),
+        };
+        let more = record::cost(value.as_deref());
+        let less = self.changes.insert(key, value).map_or(0, |earlier| record::cost(earlier.as_deref()));
+        self.bytes = self.bytes + more - less;
+        (more, less)
+    }
+}
+
+/// Readings and changes that will be committed together.
 #[derive(Debug)]
 pub(super) struct Group {
     number: u64,
@@ -31,8 +66,11 @@ pub(super) struct Group {
     ends: Vec<u32>,
     /// Readings that carry a fault, by index.
     faults: Vec<u32>,
+    sections: Vec<Section>,
+    /// Bytes of all changes.
+    change_bytes: usize,
     waiters: Vec<Arc<Notify>>,
-    /// When the first reading came that somebody, or nobody, waits for.
+    /// When the first came that somebody, or nobody, waits for.
     waited_since: Option<Instant>,
     unwaited_since: Option<Instant>,
 }
@@ -40,12 +78,14 @@ pub(super) struct Group {
 impl Group {
     fn new() -> Self {
         Self {
-            number: 0,
+            number: 1,
             first: 1,
             base: Base::ZERO,
             bytes: Vec::new(),
             ends: Vec::new(),
             faults: Vec::new(),
+            sections: Vec::new(),
+            change_bytes: 0,
             waiters: Vec::new(),
             waited_since: None,
             unwaited_since: None,
@@ -53,7 +93,11 @@ impl Group {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.ends.is_empty()
+        self.sections.is_empty()
+    }
+
+    pub(super) fn mark(&self) -> Mark {
+        Mark(self.number)
     }
 
     /// One past the last number.
@@ -65,8 +109,20 @@ impl Group {
         self.ends.len()
     }
 
-    pub(super) fn raw_bytes(&self) -> u64 {
-        self.bytes.len() as u64
+    /// Bytes of readings and changes.
+    pub(super) fn size(&self) -> usize {
+        self.bytes.len() + self.change_bytes
+    }
+
+    fn is_full(&self) -> bool {
+        self.ends.len() >= GROUP_READINGS || self.size() >= GROUP_BYTES
+    }
+
+    /// The sections that a store which ends at `end` does not have yet: they are written in order.
+    pub(super) fn sections_from(&self, end: Seq) -> &[Section] {
+        let done = end.saturating_sub(self.first) as usize;
+        let is_there = |section: &Section| section.from < section.to && section.to <= done;
+        &self.sections[self.sections.iter().rposition(is_there).map_or(0, |last| last + 1)..]
     }
 
     /// The records with these indices.
@@ -98,6 +154,31 @@ impl Group {
         faults.filter(|index| (from..to).contains(index)).filter_map(|index| letter(&index)).collect()
     }
 
+    fn put(&mut self, reading: Option<&Incoming<'_>>, changes: Vec<Change>) {
+        if self.sections.last().is_none_or(Section::is_full) {
+            let from = self.ends.len();
+            self.sections.push(Section { from, to: from, ..Section::default() });
+        }
+        let section = self.sections.last_mut().expect("there is one now");
+        if let Some(reading) = reading {
+            if self.ends.is_empty() {
+                self.base = reading.received.into();
+            }
+            if reading.fault.is_some() {
+                self.faults.push(self.ends.len() as u32);
+            }
+            let before = self.bytes.len();
+            put_record(&mut self.bytes, &self.base, &reading.into());
+            self.ends.push(self.bytes.len() as u32);
+            section.to += 1;
+            section.bytes += self.bytes.len() - before;
+        }
+        for change in changes {
+            let (more, less) = section.change(change);
+            self.change_bytes = self.change_bytes + more - less;
+        }
+    }
+
     /// Empties it for the next use.
     fn clear(&mut self) {
         self.bytes.clear();
@@ -105,6 +186,8 @@ impl Group {
         self.ends.clear();
         self.ends.shrink_to(KEEP_BYTES / 64);
         self.faults.clear();
+        self.sections.clear();
+        self.change_bytes = 0;
         self.waited_since = None;
         self.unwaited_since = None;
     }
@@ -127,7 +210,7 @@ struct State {
 
 impl State {
     fn has_room(&self) -> bool {
-        !self.refusing && self.open.bytes.len() <= MAX_OPEN_BYTES
+        !self.refusing && self.open.size() <= MAX_OPEN_BYTES
     }
 }
 
@@ -136,8 +219,8 @@ impl State {
 pub(super) struct Intake {
     state: Mutex<State>,
     wake: Condvar,
-    /// Everything below is on disk: one past the highest number.
-    durable_end: AtomicU64,
+    /// The number of the last group that is on disk.
+    durable: AtomicU64,
     closed: AtomicBool,
     room: Notify,
     pub(super) ack_delay: Duration,
@@ -154,7 +237,7 @@ pub(super) struct Ticket {
 
 impl Default for Ticket {
     fn default() -> Self {
-        Self { waiter: Arc::default(), group: u64::MAX }
+        Self { waiter: Arc::default(), group: 0 }
     }
 }
 
@@ -183,7 +266,7 @@ impl Intake {
                 poked: false,
             }),
             wake: Condvar::new(),
-            durable_end: AtomicU64::new(next),
+            durable: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             room: Notify::new(),
             ack_delay,
@@ -198,9 +281,10 @@ impl Intake {
     pub(super) fn submit(
         &self,
         ticket: &mut Ticket,
-        reading: &Incoming<'_>,
+        reading: Option<&Incoming<'_>>,
+        changes: Vec<Change>,
         wait: Wait,
-    ) -> Result<Seq, SubmitError> {
+    ) -> Result<Receipt, SubmitError> {
         let mut state = self.state();
         if state.closed {
             return Err(SubmitError::Closed);
@@ -208,28 +292,25 @@ impl Intake {
         if !state.has_room() {
             return Err(SubmitError::Full);
         }
-        let seq = state.next;
-        state.next += 1;
+        if reading.is_none() && changes.is_empty() {
+            return Ok(Receipt::default());
+        }
+        let seq = reading.map(|_| state.next);
+        state.next += u64::from(seq.is_some());
         let open = &mut state.open;
-        if open.is_empty() {
-            open.first = seq;
-            open.base = reading.received.into();
-        }
-        if reading.fault.is_some() {
-            open.faults.push(open.ends.len() as u32);
-        }
-        put_record(&mut open.bytes, &open.base, &reading.into());
-        open.ends.push(open.bytes.len() as u32);
+        let was_full = open.is_full();
+        open.put(reading, changes);
+        let receipt = Receipt { mark: open.mark(), seq };
         if ticket.group != open.number {
             ticket.group = open.number;
             open.waiters.push(Arc::clone(&ticket.waiter));
         }
+        // The thread must hear of a new deadline and of a full group, and of nothing else.
+        let mut news = open.is_full() && !was_full;
         let since = match wait {
             Wait::ForAck => &mut open.waited_since,
             Wait::Nobody => &mut open.unwaited_since,
         };
-        // The thread must hear of a new deadline and of a full group, and of nothing else.
-        let mut news = open.ends.len() == GROUP_READINGS || open.bytes.len() >= GROUP_BYTES;
         if since.is_none() {
             *since = Some(Instant::now());
             news = true;
@@ -239,7 +320,7 @@ impl Intake {
             drop(state);
             self.wake.notify_one();
         }
-        Ok(seq)
+        Ok(receipt)
     }
 
     /// Waits until a group is due, somebody pokes, or `until` has come. `spare` takes the place of the open group.
@@ -272,7 +353,7 @@ impl Intake {
 
     /// When the open group must be closed; in the past if it is full.
     fn due(&self, open: &Group) -> Option<Instant> {
-        if open.ends.len() >= GROUP_READINGS || open.bytes.len() >= GROUP_BYTES {
+        if open.is_full() {
             return open.waited_since.or(open.unwaited_since);
         }
         let waited = open.waited_since.map(|since| since + self.ack_delay);
@@ -297,20 +378,15 @@ impl Intake {
 
     /// A group is on disk: tells those who wait for it, and empties it for the next use.
     pub(super) fn release(&self, group: &mut Group) {
-        self.set_durable(group.end());
+        self.durable.store(group.number, Ordering::Release);
         group.clear();
         std::mem::swap(&mut self.state().waiters, &mut group.waiters);
         group.waiters.drain(..).for_each(|waiter| waiter.notify_waiters());
     }
 
-    /// Publishes the watermark.
-    fn set_durable(&self, end: Seq) {
-        self.durable_end.store(end, Ordering::Release);
-    }
-
-    /// The highest number on disk.
-    pub(super) fn durable(&self) -> Seq {
-        self.durable_end.load(Ordering::Acquire) - 1
+    /// The last group on disk.
+    pub(super) fn durable(&self) -> Mark {
+        Mark(self.durable.load(Ordering::Acquire))
     }
 
     /// The store was opened late: numbers go on from here. Nothing was taken before.
@@ -318,7 +394,6 @@ impl Intake {
         let mut state = self.state();
         state.next = next;
         state.open.first = next;
-        self.set_durable(next);
     }
 
     pub(super) fn set_refusing(&self, refusing: bool) {
@@ -344,7 +419,7 @@ impl Intake {
         }
     }
 
-    /// No reading is taken from now on; what is open is committed.
+    /// Nothing is taken from now on; what is open is committed.
     pub(super) fn close(&self) {
         self.state().closed = true;
         self.wake.notify_one();
@@ -386,12 +461,12 @@ impl Intake {
 }
 
 impl Ticket {
-    /// Resolves when everything up to `seq` is on disk; `false` when the buffer ended before.
-    pub(super) async fn until_durable(&self, intake: &Intake, seq: Seq) -> bool {
+    /// Resolves when everything up to `mark` is on disk; `false` when the buffer ended before.
+    pub(super) async fn until_durable(&self, intake: &Intake, mark: Mark) -> bool {
         loop {
             let mut notified = std::pin::pin!(self.waiter.notified());
             notified.as_mut().enable();
-            if intake.durable() >= seq {
+            if intake.durable() >= mark {
                 return true;
             }
             if intake.has_ended() {

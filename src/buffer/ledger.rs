@@ -42,6 +42,9 @@ pub(super) struct State {
     pub(super) letters: u64,
     pub(super) letters_evicted: u64,
     pub(super) refused_full: u64,
+    /// Values under record keys, and their bytes.
+    pub(super) records: u64,
+    pub(super) record_bytes: u64,
     /// Numbers in the record of the gaps: a record with fewer is not the newest.
     pub(super) lost: u64,
     /// What is no longer stored, and known to be gone.
@@ -61,17 +64,18 @@ impl State {
             self.letters,
             self.letters_evicted,
             self.refused_full,
-            self.lost,
         ];
         numbers.into_iter().for_each(|number| out.extend_from_slice(&number.to_le_bytes()));
         put_ranges(&mut out, &self.removed);
+        let later = [self.records, self.record_bytes, self.lost];
+        later.into_iter().for_each(|number| out.extend_from_slice(&number.to_le_bytes()));
         out
     }
 
     pub(super) fn decode(body: &[u8]) -> Option<Self> {
         let mut fields = Fields::new(body);
         let mut number = || Some(u64::from_le_bytes(fields.array()?));
-        Some(Self {
+        let mut state = Self {
             generation: number()?,
             epoch: number()?,
             end: number().filter(|end| *end > 0)?,
@@ -80,9 +84,16 @@ impl State {
             letters: number()?,
             letters_evicted: number()?,
             refused_full: number()?,
-            lost: number()?,
             removed: take_ranges(&mut fields)?,
-        })
+            ..Self::default()
+        };
+        // Of an older version the state ends here.
+        if !fields.rest().is_empty() {
+            state.records = u64::from_le_bytes(fields.array()?);
+            state.record_bytes = u64::from_le_bytes(fields.array()?);
+            state.lost = u64::from_le_bytes(fields.array()?);
+        }
+        Some(state)
     }
 
     /// The lowest number that is still stored, or the next one when nothing is.

@@ -57,6 +57,7 @@ mod letter;
 mod open;
 mod ranges;
 mod reader;
+mod record;
 mod salvage;
 mod shrink;
 mod space;
@@ -70,6 +71,8 @@ mod damage_tests;
 #[cfg(test)]
 mod model_tests;
 #[cfg(test)]
+mod record_tests;
+#[cfg(test)]
 mod salvage_tests;
 #[cfg(test)]
 mod tests;
@@ -79,15 +82,23 @@ mod trouble_tests;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 pub use self::reader::Reader;
+pub use self::record::{RecordKey, Table};
 use self::thread::{Command, Hub};
 pub use self::watchdog::Stuck;
 pub use self::writer::Writer;
 use crate::config;
 use crate::message::{BootId, Reading, Seq};
+
+/// While the store is in trouble it is asked again after this time.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+
+/// A record's key, without its table, and its value.
+pub type Record = (Box<[u8]>, Vec<u8>);
 
 /// What `open` found: shown in the log, in `buffer status` and by the API.
 #[derive(Debug, Clone, Default, serde::Serialize)]
@@ -199,6 +210,23 @@ impl Buffer {
         Ok(())
     }
 
+    /// All records of a table, in order of their keys, as they are on disk: what was submitted and is not durable yet is
+    /// not in it. Waits until the store is open.
+    ///
+    /// # Errors
+    /// [`Closed`] when the buffer has ended.
+    pub async fn records(&self, table: Table) -> Result<Vec<Record>, Closed> {
+        loop {
+            let (reply, records) = oneshot::channel();
+            self.0.0.ask(Command::Records { table, reply }).await?;
+            if let Some(records) = self.0.0.answer(records).await? {
+                return Ok(records);
+            }
+            // The store is in trouble.
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    }
+
     /// Commits what is open, moves cursors, syncs, ends the thread. Later calls answer `Closed`.
     /// Returns as well when the thread stands still: [`Buffer::ended`] tells.
     pub async fn close(&self) {
@@ -221,16 +249,47 @@ impl Buffer {
 #[error("the buffer is closed")]
 pub struct Closed;
 
+/// How far something is from the disk: on it when [`Writer::durable`] is there. Marks of one opening of the buffer can be
+/// compared; the default one is that of nothing, for which nobody needs to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Mark(u64);
+
+#[cfg(test)]
+impl Mark {
+    /// For tests that need several.
+    pub(crate) fn new(group: u64) -> Self {
+        Self(group)
+    }
+}
+
+/// What was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Receipt {
+    /// When it is on disk.
+    pub mark: Mark,
+    /// The reading's number, if there was one.
+    pub seq: Option<Seq>,
+}
+
+/// A change of a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// The record has this value from now on, whether it was there before or not.
+    Put(RecordKey, Vec<u8>),
+    /// The record is no longer there, if it was.
+    Remove(RecordKey),
+}
+
 /// Whether somebody waits for the ack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
-    /// Yes: the group closes when this reading is `ack_delay` old.
+    /// Yes: the group closes when this is `ack_delay` old.
     ForAck,
-    /// No (QoS 0): the group may stay open until this reading is `qos0_window` old.
+    /// No (QoS 0, and what need not be undone): the group may stay open until this is `qos0_window` old.
     Nobody,
 }
 
-/// Why a reading was not taken.
+/// Why nothing was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
     /// Full under `refuse_new`, or the open group has reached its memory bound (disk slower than publishers),

@@ -33,6 +33,8 @@ struct Run {
     readers: BTreeMap<String, Reader>,
     /// What was submitted, by number; unacknowledged ones may go in a crash.
     submitted: Vec<Vec<u8>>,
+    /// When the last of them is on disk.
+    mark: Mark,
     acked: u64,
     /// Every name ever seen keeps its meaning.
     seen: BTreeMap<(u64, Seq), Vec<u8>>,
@@ -53,6 +55,7 @@ impl Run {
             writer: None,
             readers: BTreeMap::new(),
             submitted: Vec::new(),
+            mark: Mark::default(),
             acked: 0,
             seen: BTreeMap::new(),
             settled: BTreeMap::new(),
@@ -77,6 +80,7 @@ impl Run {
         self.submitted.truncate(end as usize);
         self.acked = end;
         self.readers = sinks.iter().map(|name| (name.to_string(), buffer.reader(name).unwrap())).collect();
+        self.mark = Mark::default();
         self.writer = Some(buffer.writer());
         self.buffer = Some(buffer);
     }
@@ -104,10 +108,11 @@ impl Run {
                 received: stamp(self.submitted.len() as u64),
                 fault: None,
             };
-            match self.writer.as_mut().unwrap().submit(&incoming, wait) {
-                Ok(seq) => {
+            match self.writer.as_mut().unwrap().submit(Some(&incoming), Vec::new(), wait) {
+                Ok(Receipt { mark, seq }) => {
+                    self.mark = mark;
                     self.submitted.push(payload);
-                    assert_eq!(seq, self.submitted.len() as u64);
+                    assert_eq!(seq, Some(self.submitted.len() as u64));
                 }
                 Err(error) => assert_eq!(error, SubmitError::Full),
             }
@@ -115,9 +120,8 @@ impl Run {
     }
 
     async fn sync(&mut self) {
-        let last = self.submitted.len() as u64;
-        self.writer.as_mut().unwrap().until_durable(last).await.unwrap();
-        self.acked = last;
+        self.writer.as_mut().unwrap().until_durable(self.mark).await.unwrap();
+        self.acked = self.submitted.len() as u64;
     }
 
     async fn read_and_settle(&mut self) {

@@ -9,12 +9,10 @@ use super::block::Names;
 use super::cursor::{Fate, MAX_RANGES};
 use super::letter::Letter;
 use super::thread::Command;
-use super::{Closed, DropReason, Handle, Limits, Outcome};
+use super::{ASK_AGAIN, Closed, DropReason, Handle, Limits, Outcome};
 use crate::config::SinkName;
 use crate::message::{Reading, Seq};
 
-/// While the store is in trouble it is asked again after this time.
-const ASK_AGAIN: Duration = Duration::from_millis(200);
 const REPAIR_PATIENCE: Duration = Duration::from_secs(2);
 /// Dead letters that may wait in memory for the disk.
 const MAX_LETTER_BYTES: usize = 1024 * 1024;

@@ -16,6 +16,7 @@ use super::disk::{Disk, Tail};
 use super::frame::{self, Fields, Frame, Kind, MAGIC, MAX_VALUE, key};
 use super::ledger::{Book, State};
 use super::ranges::Ranges;
+use super::record;
 use super::store::{Batch, Store, StoreError};
 use super::watchdog;
 use crate::config::SinkName;
@@ -153,6 +154,10 @@ impl Source {
             Kind::Cursor | Kind::Meta => {
                 found.rank.0 = Fields::new(frame.body).varint().unwrap_or(0);
                 self.generation = self.generation.max(found.rank.0);
+            }
+            Kind::Record | Kind::RecordPart => {
+                let Some(generation) = record::generation(frame.body) else { return };
+                found.rank.0 = generation;
             }
             Kind::Letter | Kind::LetterPart => {}
         }

@@ -104,8 +104,8 @@ impl Space {
 
     /// Drops the oldest so that the group fits, if that is the policy.
     pub(super) fn make_room(&mut self, store: &Store, hub: &Hub, group: &Group) -> Result<(), StoreError> {
-        self.now = group.newest().map(|stamp| (stamp, Instant::now()));
-        let (cap, coming) = (self.cap(), group.raw_bytes());
+        self.now = group.newest().map(|stamp| (stamp, Instant::now())).or(self.now);
+        let (cap, coming) = (self.cap(), group.size() as u64);
         self.taken += coming;
         let full =
             |state: &State| state.live_bytes + coming > cap && state.live_bytes > 0 || state.keys >= MAX_KEYS;

@@ -82,7 +82,7 @@ async fn what_was_appended_is_read_settled_and_still_known_after_a_restart() {
     conserved(&buffer);
     let epoch = readings[0].epoch;
     buffer.close().await;
-    assert_eq!(writer.until_durable(10_000).await, Err(Closed));
+    assert_eq!(writer.until_durable(Mark(10_000)).await, Err(Closed));
 
     let (buffer, report) = Buffer::open(dir.path(), &settings(), std::slice::from_ref(&cloud)).unwrap();
     assert_eq!(report.findings, Vec::<String>::new());
@@ -135,11 +135,13 @@ async fn readings_of_many_connections_share_one_sync() {
     let (buffer, _) = Buffer::open(dir.path(), &patient, &[]).unwrap();
     let device = DeviceId::parse("plug").unwrap();
     let mut writers: Vec<_> = (0..8).map(|_| buffer.writer()).collect();
+    let mut last = Receipt::default();
     for n in 0..512_usize {
         let reading = incoming(&device, b"21.5", None);
-        writers[n % 8].submit(&reading, Wait::ForAck).unwrap();
+        last = writers[n % 8].submit(Some(&reading), Vec::new(), Wait::ForAck).unwrap();
     }
-    writers[7].until_durable(512).await.unwrap();
+    assert_eq!(last.seq, Some(512));
+    writers[7].until_durable(last.mark).await.unwrap();
     // Two full groups; if the thread came late the first holds more and the rest waits for its time.
     let commits = buffer.status().commits;
     assert!((1..=8).contains(&commits), "{commits} commits for 512 readings");

@@ -15,7 +15,9 @@ use super::open::Opened;
 use super::space::Space;
 use super::store::{Store, StoreError};
 use super::watchdog::{self, Pulse, Stuck};
-use super::{Buffer, Closed, DeadLetter, Handle, OpenError, OpenReport, commit, open, shrink};
+use super::{
+    Buffer, Closed, DeadLetter, Handle, OpenError, OpenReport, Record, Table, commit, open, record, shrink,
+};
 use crate::config::{self, SinkName};
 use crate::message::Seq;
 
@@ -35,6 +37,8 @@ pub(super) enum Command {
     Undecodable { first: Seq, end: Seq },
     /// The newest dead letters.
     DeadLetters { limit: usize, reply: oneshot::Sender<Vec<DeadLetter>> },
+    /// All records of a table.
+    Records { table: Table, reply: oneshot::Sender<Vec<Record>> },
     /// Put cursors and dead letters on disk now.
     Write { reply: oneshot::Sender<()> },
 }
@@ -172,7 +176,7 @@ impl Keeper {
         settings: config::Buffer,
         store: Option<Store>,
     ) -> std::io::Result<Self> {
-        let sealed_to = hub.intake.durable() + 1;
+        let sealed_to = *ends.borrow();
         Ok(Self {
             hub,
             commands,
@@ -286,7 +290,7 @@ impl Keeper {
                 self.disk.set_tail(Tail { end, epoch });
                 self.hub.intake.release(&mut group);
                 self.spare = Some(group);
-                self.ends.send_replace(end);
+                self.ends.send_if_modified(|known| std::mem::replace(known, end) != end);
                 self.hub.intake.announce_room();
             }
             Ok(()) => self.held = Some(group),
@@ -349,7 +353,7 @@ impl Keeper {
 
     fn reopen(&mut self) -> Result<(), StoreError> {
         let rebuild = self.latch.as_ref().and_then(|latch| latch.rebuild.as_deref());
-        let end = self.hub.intake.durable() + 1;
+        let end = *self.ends.borrow();
         self.store = Some(open::reopen(&self.disk, &self.hub.ledger, end, rebuild)?);
         Ok(())
     }
@@ -410,6 +414,9 @@ impl Keeper {
             }
             Command::DeadLetters { limit, reply } => {
                 reply.send(commit::newest_letters(store, limit)?).ok();
+            }
+            Command::Records { table, reply } => {
+                reply.send(record::table(store, table)?).ok();
             }
             Command::Write { reply } => {
                 self.write(None)?;

@@ -12,6 +12,10 @@ fn device() -> DeviceId {
     DeviceId::parse("esp32-01").unwrap()
 }
 
+fn submit(writer: &mut Writer, payload: &[u8]) -> Result<Receipt, SubmitError> {
+    writer.submit(Some(&incoming(&device(), payload, None)), Vec::new(), Wait::ForAck)
+}
+
 /// Waits until the status is as wanted, with a deadline that only a failure meets.
 async fn until(buffer: &Buffer, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
     let give_up = Instant::now() + Duration::from_secs(60);
@@ -48,17 +52,18 @@ async fn a_failed_sync_holds_every_ack_until_the_store_was_rebuilt() {
         append(&mut writer, &device(), b"before", None).await;
     }
     buffer.0.0.faults.sync.store(true, SeqCst);
-    let seq = writer.submit(&incoming(&device(), b"held", None), Wait::ForAck).unwrap();
+    let held = submit(&mut writer, b"held").unwrap();
     let status = until(&buffer, "the failure shows", |status| status.trouble.is_some()).await;
     let trouble = status.trouble.unwrap();
     assert!(trouble.contains("sync failed") && trouble.contains("/store: "), "{trouble}");
-    assert_eq!(writer.durable(), 10);
-    let acked = tokio::time::timeout(Duration::from_millis(300), writer.until_durable(seq)).await;
+    assert!(writer.durable() < held.mark);
+    let acked = tokio::time::timeout(Duration::from_millis(300), writer.until_durable(held.mark)).await;
     assert!(acked.is_err(), "nothing may be acknowledged");
-    writer.submit(&incoming(&device(), b"in memory", None), Wait::ForAck).unwrap();
+    let last = submit(&mut writer, b"in memory").unwrap();
+    assert_eq!(last.seq, Some(12));
 
     buffer.0.0.faults.sync.store(false, SeqCst);
-    writer.until_durable(12).await.unwrap();
+    writer.until_durable(last.mark).await.unwrap();
     let status = until(&buffer, "it is well again", |status| status.trouble.is_none()).await;
     assert_eq!((status.accepted, status.gaps), (12, vec![]));
     assert!(dir.path().join("store.damaged-1").exists(), "what the page cache shows may not be on disk");
@@ -76,7 +81,7 @@ async fn memory_is_bounded_while_the_disk_fails() {
     let payload = vec![b'x'; 100_000];
     let give_up = Instant::now() + Duration::from_secs(60);
     let mut submitted = 0;
-    while writer.submit(&incoming(&device(), &payload, None), Wait::Nobody).is_ok() {
+    while submit(&mut writer, &payload).is_ok() {
         submitted += 1;
         assert!(Instant::now() < give_up && submitted < 1_000, "{submitted} were taken");
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -114,12 +119,14 @@ async fn under_refuse_new_nothing_is_lost_and_room_is_told() {
     let mut taken = 0;
     let payload: Vec<u8> = (0..4_000_u32).map(|n| ((n * n) >> 5) as u8).collect();
     loop {
-        match writer.submit(&incoming(&device(), &payload, None), Wait::ForAck) {
-            Ok(seq) => taken = seq,
+        match submit(&mut writer, &payload) {
+            Ok(receipt) => {
+                taken = receipt.seq.unwrap();
+                writer.until_durable(receipt.mark).await.unwrap();
+            }
             Err(SubmitError::Full) => break,
             Err(SubmitError::Closed) => panic!("it is open"),
         }
-        writer.until_durable(taken).await.unwrap();
         assert!(taken < 1_000);
     }
     writer.count_refused();
@@ -139,7 +146,7 @@ async fn a_disk_that_others_have_filled_refuses_before_it_is_too_late() {
     append(&mut writer, &device(), b"room", None).await;
     buffer.0.0.faults.free.store(1_000_001, SeqCst);
     let give_up = Instant::now() + Duration::from_secs(60);
-    while writer.submit(&incoming(&device(), b"x", None), Wait::ForAck).is_ok() {
+    while submit(&mut writer, b"x").is_ok() {
         assert!(Instant::now() < give_up);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -294,9 +301,7 @@ async fn a_store_that_cannot_be_opened_is_tried_again_and_nothing_is_taken_meanw
     assert!(report.findings[0].contains("cannot be opened now"), "{report:?}");
     assert!(buffer.status().trouble.is_some());
     let mut writer = buffer.writer();
-    let device_name = device();
-    let reading = incoming(&device_name, b"early", None);
-    assert_eq!(writer.submit(&reading, Wait::ForAck), Err(SubmitError::Full));
+    assert_eq!(submit(&mut writer, b"early"), Err(SubmitError::Full));
     let mut reader = buffer.reader(&sink("cloud")).unwrap();
     std::fs::remove_file(&store).unwrap();
     std::fs::rename(&hidden, &store).unwrap();
@@ -320,13 +325,13 @@ async fn when_the_disk_does_not_answer_nobody_waits_for_ever_and_the_reason_is_t
     reader.settle(&[(read[0].seq, Outcome::Delivered)]).await.unwrap();
 
     buffer.0.0.faults.hang.store(true, SeqCst);
-    let committing = writer.submit(&incoming(&device(), b"in the group that is written", None), Wait::ForAck);
+    let committing = submit(&mut writer, b"in the group that is written").unwrap();
     until(&buffer, "the group is being written", |status| status.trouble.is_some()).await;
-    let open = other.submit(&incoming(&device(), b"in the next one", None), Wait::ForAck);
+    let open = submit(&mut other, b"in the next one").unwrap();
     let all = async {
         tokio::join!(
-            writer.until_durable(committing.unwrap()),
-            other.until_durable(open.unwrap()),
+            writer.until_durable(committing.mark),
+            other.until_durable(open.mark),
             reader.next(ALL),
             buffer.dead_letters(1),
             buffer.ended(),

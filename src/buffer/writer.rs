@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::group::Ticket;
-use super::{Closed, Handle, SubmitError, Wait};
+use super::{Change, Closed, Handle, Mark, Receipt, SubmitError, Wait};
 use crate::message::{Incoming, Seq};
 
-/// Appends readings. One a connection: it carries that connection's waiting state.
+/// Appends readings, and changes records. One a connection: it carries that connection's waiting state.
 #[derive(Debug)]
 pub struct Writer {
     handle: Arc<Handle>,
@@ -18,13 +18,19 @@ impl Writer {
         Self { handle, ticket: Ticket::default() }
     }
 
-    /// Puts a reading into the open group: never blocks on the disk, no allocation in the steady state.
-    /// It is on disk when `durable() >= seq`.
+    /// Puts a reading, changes of records, or both, into the open group: on disk together or not at all. Never blocks
+    /// on the disk; no allocation for a reading in the steady state. All is on disk when `durable() >= mark`.
+    /// A change takes the place of an earlier one of the same record that is still in the open group.
     ///
     /// # Errors
     /// [`SubmitError::Full`]: nothing was taken; wait for [`Writer::room`] and try again.
-    pub fn submit(&mut self, reading: &Incoming<'_>, wait: Wait) -> Result<Seq, SubmitError> {
-        self.handle.0.intake.submit(&mut self.ticket, reading, wait)
+    pub fn submit(
+        &mut self,
+        reading: Option<&Incoming<'_>>,
+        changes: Vec<Change>,
+        wait: Wait,
+    ) -> Result<Receipt, SubmitError> {
+        self.handle.0.intake.submit(&mut self.ticket, reading, changes, wait)
     }
 
     /// Counts a QoS 0 publish that was refused because of `Full`.
@@ -34,16 +40,16 @@ impl Writer {
 
     /// Everything up to here is synced to disk.
     #[must_use]
-    pub fn durable(&self) -> Seq {
+    pub fn durable(&self) -> Mark {
         self.handle.0.intake.durable()
     }
 
-    /// Resolves when `durable() >= seq`, for a `seq` that this writer's `submit` gave. Cancel-safe.
+    /// Resolves when `durable() >= mark`, for a `mark` that this writer's `submit` gave. Cancel-safe.
     ///
     /// # Errors
     /// [`Closed`] when the buffer ended before that.
-    pub async fn until_durable(&self, seq: Seq) -> Result<(), Closed> {
-        if self.ticket.until_durable(&self.handle.0.intake, seq).await { Ok(()) } else { Err(Closed) }
+    pub async fn until_durable(&self, mark: Mark) -> Result<(), Closed> {
+        if self.ticket.until_durable(&self.handle.0.intake, mark).await { Ok(()) } else { Err(Closed) }
     }
 
     /// Resolves when a submit may succeed again. Cancel-safe.
@@ -58,8 +64,11 @@ impl Writer {
     /// [`Closed`] when the buffer ended before that.
     pub async fn append(&mut self, reading: &Incoming<'_>) -> Result<Seq, Closed> {
         loop {
-            match self.submit(reading, Wait::ForAck) {
-                Ok(seq) => return self.until_durable(seq).await.map(|()| seq),
+            match self.submit(Some(reading), Vec::new(), Wait::ForAck) {
+                Ok(Receipt { mark, seq }) => {
+                    self.until_durable(mark).await?;
+                    return Ok(seq.expect("each reading has a number"));
+                }
                 Err(SubmitError::Closed) => return Err(Closed),
                 Err(SubmitError::Full) => self.room().await,
             }

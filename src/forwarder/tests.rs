@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Semaphore;
 
 use super::*;
-use crate::buffer::{Buffer, Wait};
+use crate::buffer::{Buffer, Mark, Wait};
 use crate::clock::TimeQuality;
 use crate::config::{ClockSource, Secret, SinkKind};
 use crate::message::{DeviceId, Incoming, Qos, Stamp};
@@ -154,7 +154,7 @@ impl Bench {
     async fn append_to(&self, stream: &str, payloads: impl IntoIterator<Item = String>) {
         let mut writer = self.buffer.writer();
         let device = DeviceId::parse("esp").unwrap();
-        let mut last = 0;
+        let mut last = Mark::default();
         for payload in payloads {
             let reading = Incoming {
                 device: &device,
@@ -165,7 +165,7 @@ impl Bench {
                 received: self.stamp(),
                 fault: None,
             };
-            last = writer.submit(&reading, Wait::ForAck).unwrap();
+            last = writer.submit(Some(&reading), Vec::new(), Wait::ForAck).unwrap().mark;
         }
         writer.until_durable(last).await.unwrap();
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use tampu::buffer::{Buffer, DropReason, Wait};
+use tampu::buffer::{Buffer, DropReason, Mark, Wait};
 use tampu::clock::Clock;
 use tampu::config::{self, Secret, SinkKind, SupabaseRows, ThingSpeakMapping, ThingSpeakTarget};
 use tampu::demo::cloud::{Cloud, CloudSettings, ThingSpeakSettings};
@@ -95,7 +95,7 @@ impl Bench {
         let mut writer = self.buffer.writer();
         let device = DeviceId::parse("esp").unwrap();
         let mut wall_ms = START_MS;
-        let mut last = 0;
+        let mut last = Mark::default();
         for payload in payloads {
             let received =
                 Stamp { wall_ms, boot_ms: 0, boot: BootId([1; 16]), quality: ClockQuality::Synchronized };
@@ -108,9 +108,12 @@ impl Bench {
                 received,
                 fault: None,
             };
-            while writer.submit(&reading, Wait::ForAck).map(|seq| last = seq).is_err() {
-                writer.room().await;
-            }
+            last = loop {
+                match writer.submit(Some(&reading), Vec::new(), Wait::ForAck) {
+                    Ok(taken) => break taken.mark,
+                    Err(_) => writer.room().await,
+                }
+            };
             wall_ms += every_ms;
         }
         writer.until_durable(last).await.unwrap();

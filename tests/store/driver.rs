@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use tampu::buffer::{
-    Buffer, DropReason, Limits, OpenError, OpenReport, Outcome, Reader, Stuck, SubmitError, Wait, Writer,
+    Buffer, DropReason, Limits, OpenError, OpenReport, Outcome, Reader, Receipt, Stuck, SubmitError, Wait,
+    Writer,
 };
 use tampu::config;
-use tampu::message::{BootId, ClockQuality, DeviceId, Incoming, Qos, Seq, Stamp};
+use tampu::message::{BootId, ClockQuality, DeviceId, Incoming, Qos, Stamp};
 
 use super::random::{Rng, number};
 
@@ -251,7 +252,7 @@ async fn write(mut writer: Writer, marks: Marks, plan: Plan, number: u64, left: 
     let mut rng = Rng::new(plan.run << 8 ^ number);
     let mut count = 0;
     loop {
-        let mut burst: Vec<(Key, Seq)> = Vec::new();
+        let mut burst: Vec<(Key, Receipt)> = Vec::new();
         let most = if trickles(plan.run) { 2 } else { 20 };
         for _ in 0..rng.in_range(1..most) {
             let taken = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
@@ -265,18 +266,21 @@ async fn write(mut writer: Writer, marks: Marks, plan: Plan, number: u64, left: 
             } else {
                 (Qos::AtLeastOnce, Wait::ForAck)
             };
-            let Some(seq) = submit(&mut writer, &marks, key, qos, wait).await else { return };
-            burst.push((key, seq));
+            let Some(taken) = submit(&mut writer, &marks, key, qos, wait).await else { return };
+            burst.push((key, taken));
         }
         let Some((_, last)) = burst.last().copied() else { return };
-        if rng.percent(90) && writer.until_durable(last).await.is_err() {
+        if rng.percent(90) && writer.until_durable(last.mark).await.is_err() {
             return marks.say("closed");
         }
         let durable = writer.durable();
         let acked: String = burst
             .iter()
-            .filter(|(_, seq)| *seq <= durable)
-            .map(|(key, seq)| format!("durable {} {} {} {seq}\n", key.run, key.writer, key.count))
+            .filter(|(_, taken)| taken.mark <= durable)
+            .map(|(key, taken)| {
+                let seq = taken.seq.unwrap();
+                format!("durable {} {} {} {seq}\n", key.run, key.writer, key.count)
+            })
             .collect();
         if !acked.is_empty() {
             marks.say(acked.trim_end());
@@ -288,13 +292,14 @@ async fn write(mut writer: Writer, marks: Marks, plan: Plan, number: u64, left: 
 }
 
 /// Waits for room as long as there is none. QoS 0 publishes are given up instead.
-async fn submit(writer: &mut Writer, marks: &Marks, key: Key, qos: Qos, wait: Wait) -> Option<Seq> {
+async fn submit(writer: &mut Writer, marks: &Marks, key: Key, qos: Qos, wait: Wait) -> Option<Receipt> {
     let (device, topic, payload) = (key.device(), key.topic(), key.payload());
     loop {
-        match writer.submit(&key.reading(&device, &topic, &payload, qos), wait) {
-            Ok(seq) => {
+        match writer.submit(Some(&key.reading(&device, &topic, &payload, qos)), Vec::new(), wait) {
+            Ok(taken) => {
+                let seq = taken.seq.unwrap();
                 marks.say(&format!("submitted {} {} {} {seq}", key.run, key.writer, key.count));
-                return Some(seq);
+                return Some(taken);
             }
             Err(SubmitError::Closed) => {
                 marks.say("closed");

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use tampu::buffer::{Buffer, Limits, Outcome, Status, Wait, Writer};
+use tampu::buffer::{Buffer, Limits, Outcome, Receipt, Status, Wait, Writer};
 use tampu::config;
-use tampu::message::{Qos, Seq};
+use tampu::message::Qos;
 
 use super::check::{Excuse, Promises, check, conserved};
 use super::driver::{Key, SINKS, settings, sink, store};
@@ -77,19 +77,21 @@ impl Bench {
     }
 
     /// Puts one reading in; `None` when there is no room.
-    fn submit(&mut self) -> Option<(Key, Seq)> {
+    fn submit(&mut self) -> Option<(Key, Receipt)> {
         let key = Key { run: self.run, writer: 0, count: self.count };
         let (device, topic, payload) = (key.device(), key.topic(), key.payload());
         let reading = key.reading(&device, &topic, &payload, Qos::AtLeastOnce);
-        let seq = self.writer.submit(&reading, Wait::ForAck).ok()?;
+        let taken = self.writer.submit(Some(&reading), Vec::new(), Wait::ForAck).ok()?;
         self.count += 1;
-        Some((key, seq))
+        Some((key, taken))
     }
 
     /// Whether a reading was acknowledged within that time.
-    async fn acked(&mut self, (key, seq): (Key, Seq), within: Duration) -> bool {
-        let acked = matches!(tokio::time::timeout(within, self.writer.until_durable(seq)).await, Ok(Ok(())));
+    async fn acked(&mut self, (key, taken): (Key, Receipt), within: Duration) -> bool {
+        let durable = tokio::time::timeout(within, self.writer.until_durable(taken.mark)).await;
+        let acked = matches!(durable, Ok(Ok(())));
         if acked {
+            let seq = taken.seq.unwrap();
             self.promises.hear(&format!("durable {} {} {} {seq}", key.run, key.writer, key.count));
         }
         acked

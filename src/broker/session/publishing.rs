@@ -139,13 +139,13 @@ impl Session {
             received,
             fault: unfit.as_deref(),
         };
-        let seq = match self.writer.submit(&reading, wait) {
-            Ok(seq) => seq,
+        let mark = match self.writer.submit(Some(&reading), Vec::new(), wait) {
+            Ok(receipt) => receipt.mark,
             Err(SubmitError::Full) => return Ok(Stored::Not),
             Err(SubmitError::Closed) => return Err(End::Stopping),
         };
         if let Some(history) = &mut history {
-            history.remember(publish, seq, received, self.unacked.len());
+            history.remember(publish, mark, received, self.unacked.len());
         }
         self.broker.counters.readings.add(1);
         drop(history);
@@ -153,7 +153,7 @@ impl Session {
             self.broker.counters.readings_unfit.add(1);
             self.refuse(Refusal::PayloadUnfit, &format!("{}: {fault}", publish.topic));
         }
-        Ok(Stored::Now(Original { seq, earlier: false }))
+        Ok(Stored::Now(Original { mark, earlier: false }))
     }
 
     fn owe_ack(&mut self, publish: &Publish, behind: Original) {
@@ -169,7 +169,7 @@ impl Session {
         }
         let durable = self.writer.durable();
         while let Some(Unacked { behind, packet_id }) = self.unacked.front()
-            && behind.seq <= durable
+            && behind.mark <= durable
         {
             out.put_slice(&[0x40, 2]);
             out.put_u16(*packet_id);
