@@ -24,25 +24,34 @@ pub(super) fn write(
 ) -> Result<Vec<(Seq, Seq)>, StoreError> {
     let mut batch = Batch::default();
     let mut next = ledger.book().state.clone();
-    let pieces = match group {
+    let (pieces, applied) = match group {
         Some(group) => put_group(store, packer, &mut batch, &mut next, group)?,
-        None => Vec::new(),
+        None => (Vec::new(), false),
     };
     let (passed, letters) = put_progress(&mut batch, &mut next, &mut ledger.book());
     let written = (|| {
         put_letters(store, &mut batch, &mut next, &letters)?;
         evict_letters(store, &mut batch, &mut next, max_letters)?;
+        if batch.is_empty() && pieces.is_empty() && !applied {
+            // A record that came and went within the group: all that was before is on disk.
+            return Ok(false);
+        }
         put_pieces(&mut batch, &mut next, &pieces);
         store.apply(batch)?;
-        store.sync(disk)
+        store.sync(disk).map(|()| true)
     })();
     let mut book = ledger.book();
-    if let Err(error) = written {
-        book.letters.splice(0..0, letters);
-        return Err(error);
+    match written {
+        Ok(true) => {
+            book.commits += 1;
+            book.set_state(next);
+        }
+        Ok(false) => {}
+        Err(error) => {
+            book.letters.splice(0..0, letters);
+            return Err(error);
+        }
     }
-    book.commits += 1;
-    book.set_state(next);
     Ok(passed)
 }
 
@@ -58,17 +67,19 @@ pub(super) fn begin(store: &Store, disk: &Disk, book: &mut Book) -> Result<(), S
     Ok(())
 }
 
-/// A batch for each section, and each is complete in itself. Gives back the last one's pieces.
+/// A batch for each section, and each is complete in itself. Gives back the last one's pieces, and whether there
+/// was one before it.
 fn put_group(
     store: &Store,
     packer: &mut Packer,
     batch: &mut Batch,
     next: &mut State,
     group: &Group,
-) -> Result<Vec<Piece>, StoreError> {
+) -> Result<(Vec<Piece>, bool), StoreError> {
+    let sections = group.sections_from(next.end);
     let mut pieces = Vec::new();
     // After a recovery part of the group may be there already.
-    for (index, section) in group.sections_from(next.end).iter().enumerate() {
+    for (index, section) in sections.iter().enumerate() {
         if index > 0 {
             put_pieces(batch, next, &pieces);
             store.apply(std::mem::take(batch))?;
@@ -83,7 +94,7 @@ fn put_group(
             record::put(store, batch, next, key, value.as_deref())?;
         }
     }
-    Ok(pieces)
+    Ok((pieces, sections.len() > 1))
 }
 
 /// Puts blocks, and the state record into the last of them.

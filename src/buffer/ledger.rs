@@ -15,6 +15,8 @@ use crate::message::{BootId, Seq};
 const MAX_BOOTS: usize = 64;
 /// Ranges that are recorded as gone; blocks whose removal would make one more stay a little longer.
 pub(super) const MAX_REMOVED: usize = 64;
+/// One of so many shares of the store is for records.
+const RECORD_SHARE: u64 = 2;
 /// Ranges of lost numbers that are told apart.
 const MAX_GAPS: usize = 128;
 
@@ -94,6 +96,22 @@ impl State {
             state.lost = u64::from_le_bytes(fields.array()?);
         }
         Some(state)
+    }
+
+    /// Bytes of all that lives in the store. Of the records no more counts than the share of `cap` that is theirs:
+    /// readings have theirs whatever the records need.
+    pub(super) fn bytes(&self, cap: u64) -> u64 {
+        self.live_bytes + self.record_bytes.min(cap / RECORD_SHARE)
+    }
+
+    /// As `bytes`, in values.
+    pub(super) fn values(&self, cap: u64) -> u64 {
+        self.keys + self.records.min(cap / RECORD_SHARE)
+    }
+
+    /// Whether the records have used up their share.
+    pub(super) fn has_many_records(&self, max_bytes: u64, max_values: u64) -> bool {
+        self.record_bytes >= max_bytes / RECORD_SHARE || self.records >= max_values / RECORD_SHARE
     }
 
     /// The lowest number that is still stored, or the next one when nothing is.

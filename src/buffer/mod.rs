@@ -44,7 +44,7 @@
 //!
 //! One thread owns the store (`thread`); it may block, nothing else here does. Another one watches that it does not block
 //! for ever (`watchdog`). Writers and readers meet it under two
-//! short locks: the intake (`group`) and the ledger (`ledger`). Neither is ever held across a disk access or an await.
+//! short locks: the intake (`intake`) and the ledger (`ledger`). Neither is ever held across a disk access or an await.
 
 mod block;
 mod commit;
@@ -52,6 +52,7 @@ mod cursor;
 mod disk;
 mod frame;
 mod group;
+mod intake;
 mod ledger;
 mod letter;
 mod open;

@@ -9,7 +9,7 @@ use super::commit;
 use super::cursor::{Cursor, Fate};
 use super::disk::{Disk, Tail};
 use super::frame::{Kind, key};
-use super::group::Intake;
+use super::intake::Intake;
 use super::ledger::{Book, Ledger, Sink, State};
 use super::salvage;
 use super::store::{Store, StoreError, newest_segments};

@@ -4,7 +4,7 @@
 //! data. All parts of one value carry the generation of the commit that put them there.
 
 use super::Record;
-use super::frame::{self, Fields, Kind, MAX_VALUE, wrap_all};
+use super::frame::{self, Fields, Frame, Kind, MAX_VALUE, wrap_all};
 use super::ledger::State;
 use super::store::{Batch, Store, StoreError};
 
@@ -88,7 +88,7 @@ impl Header {
         let mut fields = Fields::new(body);
         let header = Self {
             generation: u64::from_le_bytes(fields.array()?),
-            parts: u16::from_le_bytes(fields.array()?),
+            parts: u16::from_le_bytes(fields.array()?).max(1),
             length: u32::from_le_bytes(fields.array()?),
         };
         Some((header, fields.rest()))
@@ -157,42 +157,55 @@ fn put_value(batch: &mut Batch, next: &mut State, key: &RecordKey, value: &[u8])
 /// All records of a table, in order of their keys.
 pub(super) fn table(store: &Store, table: Table) -> Result<Vec<Record>, StoreError> {
     let damaged = |key: &[u8]| StoreError::Damaged(format!("the record {}", key.escape_ascii()));
-    let mut records: Vec<Record> = Vec::new();
-    let mut open: Option<(Header, u16)> = None;
+    let mut records = Vec::new();
+    let mut open: Option<Open> = None;
     for pair in store.pairs(&[PREFIX, table as u8], &[PREFIX, table as u8 + 1]) {
         let (stored, value) = pair?;
         let frame = frame::parse_value(&stored, &value).ok_or_else(|| damaged(&stored))?;
-        let (key, part) = parse_key(&stored).ok_or_else(|| damaged(&stored))?;
-        match (part, open, records.last_mut()) {
-            (0, None, _) if frame.kind == Kind::Record => {
-                let (header, data) = Header::parse(frame.body).ok_or_else(|| damaged(&stored))?;
-                records.push((key.into(), data.to_vec()));
-                open = Some((header, 1));
-            }
-            (part, Some((header, expected)), Some((known, whole)))
-                if part == expected && **known == *key && frame.kind == Kind::RecordPart =>
-            {
-                let (generation, data) = frame.body.split_first_chunk().ok_or_else(|| damaged(&stored))?;
-                if u64::from_le_bytes(*generation) != header.generation {
-                    return Err(damaged(&stored));
-                }
-                whole.extend_from_slice(data);
-                open = Some((header, expected + 1));
-            }
-            _ => return Err(damaged(&stored)),
-        }
-        if let (Some((header, found)), Some((_, whole))) = (open, records.last())
-            && found == header.parts
-        {
-            if whole.len() != header.length as usize {
-                return Err(damaged(&stored));
-            }
-            open = None;
+        let found = match open.take() {
+            None => Open::begin(&frame),
+            Some(open) => open.go_on(&frame),
+        };
+        let found = found.ok_or_else(|| damaged(&stored))?;
+        if found.next < found.header.parts {
+            open = Some(found);
+        } else {
+            records.push(found.end().ok_or_else(|| damaged(&stored))?);
         }
     }
-    if open.is_some() {
-        return Err(StoreError::Damaged("the last record is not whole".to_owned()));
+    if let Some(open) = open {
+        return Err(damaged(&open.key));
     }
-    records.sort_unstable_by(|one, two| one.0.cmp(&two.0));
+    records.sort_unstable_by(|one: &Record, two| one.0.cmp(&two.0));
     Ok(records)
+}
+
+/// A record, as far as its parts were read.
+struct Open {
+    key: Box<[u8]>,
+    header: Header,
+    next: u16,
+    value: Vec<u8>,
+}
+
+impl Open {
+    fn begin(frame: &Frame<'_>) -> Option<Self> {
+        let (key, 0) = parse_key(frame.key)? else { return None };
+        let (header, data) = Header::parse(frame.body).filter(|_| frame.kind == Kind::Record)?;
+        Some(Self { key: key.into(), header, next: 1, value: data.to_vec() })
+    }
+
+    fn go_on(mut self, frame: &Frame<'_>) -> Option<Self> {
+        let (key, part) = parse_key(frame.key)?;
+        let (generation, data) = frame.body.split_first_chunk()?;
+        let fits = (key, part, frame.kind) == (&*self.key, self.next, Kind::RecordPart)
+            && u64::from_le_bytes(*generation) == self.header.generation;
+        self.value.extend_from_slice(data);
+        self.next += 1;
+        fits.then_some(self)
+    }
+
+    fn end(self) -> Option<Record> {
+        (self.value.len() == self.header.length as usize).then_some((self.key, self.value))
+    }
 }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::disk::{BALLAST_BYTES, Disk};
 use super::group::Group;
+use super::intake::Refusing;
 use super::ledger::State;
 use super::store::{Store, StoreError};
 use super::thread::Hub;
@@ -42,7 +43,7 @@ pub(super) struct Space {
     scarce_at: Option<u64>,
     no_space: bool,
     said_so: bool,
-    refusing: bool,
+    refusing: Refusing,
     /// The newest reading's stamp, and when it came: the buffer has no clock of its own.
     now: Option<(Stamp, Instant)>,
 }
@@ -60,7 +61,7 @@ impl Space {
             scarce_at: None,
             no_space: false,
             said_so: false,
-            refusing: false,
+            refusing: Refusing::default(),
             now: None,
         }
     }
@@ -84,7 +85,7 @@ impl Space {
         let live = {
             let mut book = hub.ledger.book();
             book.disk_bytes = used;
-            book.state.live_bytes
+            book.state.live_bytes + book.state.record_bytes
         };
         let scarce = free < self.min_free.max(SCARCE_FREE) || used > self.max_bytes;
         self.scarce_at = scarce.then(|| self.scarce_at.unwrap_or(live));
@@ -107,13 +108,14 @@ impl Space {
         self.now = group.newest().map(|stamp| (stamp, Instant::now())).or(self.now);
         let (cap, coming) = (self.cap(), group.size() as u64);
         self.taken += coming;
-        let full =
-            |state: &State| state.live_bytes + coming > cap && state.live_bytes > 0 || state.keys >= MAX_KEYS;
+        let full = |state: &State| {
+            state.bytes(cap) + coming > cap && state.live_bytes > 0 || state.values(MAX_KEYS) >= MAX_KEYS
+        };
         if self.policy == FullPolicy::DropOldest && full(&hub.ledger.book().state) {
             // A little more than needed, so that the next groups find room, too.
             let (low, few) = (cap - cap / 64, MAX_KEYS - MAX_KEYS / 64);
             shrink::drop_oldest(store, &hub.ledger, DropReason::BufferFull, |state| {
-                state.live_bytes + coming <= low && state.keys < few
+                state.bytes(cap) + coming <= low && state.values(MAX_KEYS) < few
             })?;
         }
         self.decide(hub);
@@ -125,19 +127,21 @@ impl Space {
     }
 
     fn decide(&mut self, hub: &Hub) {
-        let (live, keys) = {
-            let book = hub.ledger.book();
-            (book.state.live_bytes, book.state.keys)
-        };
+        let most = self.cap();
         // Whoever was refused gets in again only when there is room for some.
-        let cap = if self.refusing { self.cap() - self.cap() / 64 } else { self.cap() };
-        let full = self.policy == FullPolicy::RefuseNew && (live >= cap || keys >= MAX_KEYS);
+        let cap = |refused: bool| if refused { most - most / 64 } else { most };
+        let (full, many) = {
+            let state = &hub.ledger.book().state;
+            let full = state.bytes(most) >= cap(self.refusing.readings) || state.values(MAX_KEYS) >= MAX_KEYS;
+            (full, state.has_many_records(cap(self.refusing.puts), MAX_KEYS))
+        };
+        let full = full && self.policy == FullPolicy::RefuseNew;
         if self.no_space || self.said_so {
             self.said_so = self.no_space;
             let what = || "the disk is full: nothing is taken until there is room".to_owned();
             hub.ledger.book().trouble = self.no_space.then(what);
         }
-        let refusing = full || self.no_space;
+        let refusing = Refusing { all: false, readings: full || self.no_space, puts: many || self.no_space };
         if refusing != self.refusing {
             self.refusing = refusing;
             hub.intake.set_refusing(refusing);

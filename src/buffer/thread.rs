@@ -9,7 +9,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::block::{Block, Packer};
 use super::disk::{Disk, Tail};
-use super::group::{Group, Intake, Wakeup};
+use super::group::Group;
+use super::intake::{Intake, Refusing, Wakeup};
 use super::ledger::Ledger;
 use super::open::Opened;
 use super::space::Space;
@@ -155,8 +156,8 @@ pub(super) struct Keeper {
     /// The store has been open; otherwise nothing is known of it, and nothing was taken.
     was_open: bool,
     /// The group that could not be committed.
-    held: Option<Group>,
-    spare: Option<Group>,
+    held: Option<Box<Group>>,
+    spare: Option<Box<Group>>,
     /// Passed by all, as the cursors on disk say, and not removed yet.
     removable: Vec<(Seq, Seq)>,
     cursors_due: Option<Instant>,
@@ -201,7 +202,7 @@ impl Keeper {
     /// The store could not be opened: that is tried again for as long as it takes, and nothing is taken meanwhile.
     pub(super) fn start_latched(&mut self, error: StoreError) {
         self.was_open = false;
-        self.hub.intake.set_refusing(true);
+        self.hub.intake.set_refusing(Refusing { all: true, ..Refusing::default() });
         self.latch(error);
     }
 
@@ -277,7 +278,7 @@ impl Keeper {
         Ok(())
     }
 
-    fn commit(&mut self, mut group: Group) {
+    fn commit(&mut self, mut group: Box<Group>) {
         let stored = match &self.store {
             Some(store) => self.space.make_room(store, &self.hub, &group),
             None => Ok(()),
@@ -374,7 +375,7 @@ impl Keeper {
         drop(book);
         self.sealed_to = end;
         self.hub.intake.start_at(end);
-        self.hub.intake.set_refusing(false);
+        self.hub.intake.set_refusing(Refusing::default());
         self.ends.send_replace(end);
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::group::Ticket;
+use super::intake::Ticket;
 use super::{Change, Closed, Handle, Mark, Receipt, SubmitError, Wait};
 use crate::message::{Incoming, Seq};
 
@@ -44,7 +44,7 @@ impl Writer {
         self.handle.0.intake.durable()
     }
 
-    /// Resolves when `durable() >= mark`, for a `mark` that this writer's `submit` gave. Cancel-safe.
+    /// Resolves when `durable() >= mark`, for a `mark` that any writer's `submit` gave. Cancel-safe.
     ///
     /// # Errors
     /// [`Closed`] when the buffer ended before that.
@@ -52,9 +52,9 @@ impl Writer {
         if self.ticket.until_durable(&self.handle.0.intake, mark).await { Ok(()) } else { Err(Closed) }
     }
 
-    /// Resolves when a submit may succeed again. Cancel-safe.
+    /// Resolves when a submit like the one that was refused last may succeed again. Cancel-safe.
     pub async fn room(&self) {
-        self.handle.0.intake.room().await;
+        self.handle.0.intake.room(&self.ticket).await;
     }
 
     /// Submits, waiting for room, and waits until the reading is on disk.
