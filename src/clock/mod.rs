@@ -220,6 +220,24 @@ impl Clock {
         Resolved::At(stamp.wall_ms, TimeQuality::Unsynchronized)
     }
 
+    /// How long ago a stamp was taken. Exact within one boot. Across boots it is what is certain: at least as
+    /// long as this one runs, and as long as the wall clock says if it could be trusted then (or was corrected)
+    /// and can be trusted now.
+    #[must_use]
+    pub fn age(&self, stamp: &Stamp) -> Duration {
+        let now_ms = kernel::boottime_ms();
+        if stamp.boot == self.0.boot {
+            return Duration::from_millis(now_ms.saturating_sub(stamp.boot_ms));
+        }
+        let this_boot = Duration::from_millis(now_ms);
+        match self.resolve(stamp) {
+            Resolved::At(taken_ms, TimeQuality::Synchronized | TimeQuality::Corrected) => {
+                self.certainly_past().duration_since(time_of(taken_ms)).unwrap_or_default().max(this_boot)
+            }
+            _ => this_boot,
+        }
+    }
+
     /// Whether readings without a true time still wait for it.
     #[must_use]
     pub fn is_waiting(&self) -> bool {

@@ -69,6 +69,29 @@ fn after_the_wait_a_reading_goes_on_marked() {
 }
 
 #[test]
+fn an_age_counts_on_the_boot_clock_and_across_boots_on_what_is_certain() {
+    let close = |age: Duration, to_ms: i64| (age.as_millis() as i64 - to_ms).abs() < 30_000;
+    let pi = Box::new(Duration::from_secs(3_600));
+    let clock = pi.start(BTreeMap::from([(OTHER_BOOT, wall_ms() - DAY_MS)]));
+    let now = clock.stamp();
+    let up_ms = now.boot_ms as i64;
+    let of_this_boot = Stamp { wall_ms: 0, boot_ms: now.boot_ms - 1_000, ..now };
+    assert!(close(clock.age(&of_this_boot), 1_000), "whatever the wall clock says");
+
+    let yesterday = Stamp { boot: OTHER_BOOT, boot_ms: 0, ..now };
+    let never_known = Stamp { boot: BootId([8; 16]), wall_ms: wall_ms() - DAY_MS, ..now };
+    for stamp in [yesterday, never_known] {
+        assert!(close(clock.age(&stamp), up_ms), "the wall clock is not trusted, but so long is certain");
+    }
+    pi.synchronize();
+    clock.look();
+    assert!(close(clock.age(&yesterday), DAY_MS.max(up_ms)));
+    assert!(close(clock.age(&never_known), up_ms));
+    let tomorrow = Stamp { wall_ms: wall_ms() + DAY_MS, quality: ClockQuality::Synchronized, ..never_known };
+    assert!(close(clock.age(&tomorrow), up_ms), "it was taken before this boot");
+}
+
+#[test]
 fn the_floor_is_kept_only_when_the_clock_can_be_trusted_and_outlives_a_restart() {
     let pi = Box::new(Duration::ZERO);
     let clock = pi.start(BTreeMap::new());
