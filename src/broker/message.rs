@@ -1,10 +1,13 @@
 //! A message as subscribers share it, and as it is kept on disk.
 
+use std::time::Duration;
+
+use bytes::Bytes;
+
 use super::record::{Decoder, Encoder};
 use super::wire::Properties;
 use crate::clock::Clock;
 use crate::message::{Qos, Stamp};
-use bytes::Bytes;
 
 /// What a message costs in memory besides its bytes.
 const OVERHEAD_BYTES: usize = 160;
@@ -22,8 +25,6 @@ pub(super) struct Message {
     pub(super) retain: bool,
     /// When it came; its expiry counts from then.
     pub(super) received: Stamp,
-    /// When it expires, milliseconds on the boot clock of this boot.
-    expires_boot_ms: Option<u64>,
     /// The number of the session that published it; 0 for none that is known.
     pub(super) from: u64,
 }
@@ -50,16 +51,16 @@ impl Remaining {
 impl Message {
     pub(super) fn new(
         topic: String,
-        payload: Bytes,
+        payload: &[u8],
         properties: Option<Box<Properties>>,
         qos: Qos,
         retain: bool,
         received: Stamp,
         from: u64,
     ) -> Self {
-        let expiry = properties.as_ref().and_then(|properties| properties.message_expiry);
-        let expires_boot_ms = expiry.map(|seconds| received.boot_ms.saturating_add(u64::from(seconds) * 1_000));
-        Self { topic, payload, properties, qos, retain, received, expires_boot_ms, from }
+        // What came is a piece of a whole read, which it would keep in memory as long as it waits.
+        let payload = Bytes::copy_from_slice(payload);
+        Self { topic, payload, properties, qos, retain, received, from }
     }
 
     /// What it costs in memory.
@@ -69,51 +70,41 @@ impl Message {
     }
 
     /// How long it may still be sent (MQTT-3.3.2-5, MQTT-3.3.2-6).
-    pub(super) fn remaining(&self, now_boot_ms: u64) -> Remaining {
-        match self.expires_boot_ms {
-            None => Remaining::Unlimited,
-            Some(at) => match at.saturating_sub(now_boot_ms).div_ceil(1_000) {
-                0 => Remaining::Expired,
-                seconds => Remaining::Seconds(u32::try_from(seconds).unwrap_or(u32::MAX)),
-            },
+    ///
+    /// It never ends too early: of a message from before a reboot, so much time has passed as is certain (see
+    /// [`Clock::age`]). While the wall clock cannot be trusted that is the time since the boot, so that a message
+    /// may live on until the clock is right; if nobody ever knew when it came, for its whole time once more.
+    pub(super) fn remaining(&self, clock: &Clock) -> Remaining {
+        let Some(seconds) = self.expiry() else { return Remaining::Unlimited };
+        let left = Duration::from_secs(seconds.into()).saturating_sub(clock.age(&self.received));
+        match u32::try_from(left.as_millis().div_ceil(1_000)).unwrap_or(u32::MAX) {
+            0 => Remaining::Expired,
+            seconds => Remaining::Seconds(seconds),
         }
     }
 
     /// Whether it has an end.
     pub(super) fn expires(&self) -> bool {
-        self.expires_boot_ms.is_some()
+        self.expiry().is_some()
+    }
+
+    /// Seconds that it may be sent, from when it came.
+    fn expiry(&self) -> Option<u32> {
+        self.properties.as_ref()?.message_expiry
     }
 
     /// Appends it to a record.
     pub(super) fn encode(&self, record: &mut Encoder) {
         record.text(&self.topic).bytes(&self.payload).u8(self.qos as u8).u8(self.retain.into());
-        record.stamp(&self.received);
-        record.option(self.properties.as_deref(), |record, properties| {
-            record
-                .option(properties.payload_format, |record, format| drop(record.u8(format)))
-                .option(properties.message_expiry, |record, seconds| drop(record.u32(seconds)))
-                .option(properties.content_type.as_deref(), |record, text| drop(record.text(text)))
-                .option(properties.response_topic.as_deref(), |record, text| drop(record.text(text)))
-                .option(properties.correlation_data.as_deref(), |record, data| drop(record.bytes(data)))
-                .u32(u32::try_from(properties.user.len()).expect("they came in one packet"));
-            for (name, value) in &properties.user {
-                record.text(name).text(value);
-            }
-        });
+        record.stamp(&self.received).option(self.properties.as_deref(), encode_properties);
     }
 
-    /// Reads it from a record. How old it is, the clock says.
-    pub(super) fn decode(record: &mut Decoder<'_>, clock: &Clock, now: Stamp) -> Option<Self> {
-        let (topic, payload) = (record.owned_text()?, record.owned_bytes()?);
+    /// Reads it from a record.
+    pub(super) fn decode(record: &mut Decoder<'_>) -> Option<Self> {
+        let (topic, payload) = (record.owned_text()?, record.bytes()?);
         let (qos, retain, received) = (record.qos()?, record.flag()?, record.stamp()?);
         let properties = record.option(decode_properties)?;
-        let mut message = Self::new(topic, payload, properties, qos, retain, received, 0);
-        if let Some(at) = &mut message.expires_boot_ms {
-            let life_ms = at.saturating_sub(received.boot_ms);
-            let age_ms = age_ms(clock, &received, &now);
-            *at = now.boot_ms.saturating_add(life_ms.saturating_sub(age_ms));
-        }
-        Some(message)
+        Some(Self::new(topic, payload, properties, qos, retain, received, 0))
     }
 }
 
@@ -124,6 +115,20 @@ fn properties_cost(properties: &Properties) -> usize {
         + text(&properties.response_topic)
         + properties.correlation_data.as_ref().map_or(0, Bytes::len)
         + user.sum::<usize>()
+}
+
+fn encode_properties<'a>(record: &'a mut Encoder, properties: &Properties) -> &'a mut Encoder {
+    record
+        .option(properties.payload_format, |to, format| to.u8(format))
+        .option(properties.message_expiry, |to, seconds| to.u32(seconds))
+        .option(properties.content_type.as_deref(), |to, text| to.text(text))
+        .option(properties.response_topic.as_deref(), |to, text| to.text(text))
+        .option(properties.correlation_data.as_deref(), |to, data| to.bytes(data))
+        .u32(u32::try_from(properties.user.len()).expect("they came in one packet"));
+    for (name, value) in &properties.user {
+        record.text(name).text(value);
+    }
+    record
 }
 
 fn decode_properties(record: &mut Decoder<'_>) -> Option<Box<Properties>> {
@@ -139,19 +144,109 @@ fn decode_properties(record: &mut Decoder<'_>) -> Option<Box<Properties>> {
     }))
 }
 
-/// Milliseconds between two stamps. Of another boot only the wall clock tells, and when that was not
-/// synchronised at either end, nobody: then none have passed, so that nothing ends too early.
-pub(super) fn age_ms(clock: &Clock, earlier: &Stamp, now: &Stamp) -> u64 {
-    use crate::clock::{Resolved, TimeQuality};
-    if earlier.boot == now.boot {
-        return now.boot_ms.saturating_sub(earlier.boot_ms);
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::{self, ClockSource};
+    use crate::message::{BootId, ClockQuality};
+
+    fn properties() -> impl Strategy<Value = Properties> {
+        let text = || prop::option::of(".{0,9}");
+        let data = prop::option::of(prop::collection::vec(any::<u8>(), 0..9).prop_map(Bytes::from));
+        let user = prop::collection::vec((".{0,5}", ".{0,5}"), 0..4);
+        (prop::option::of(0..2_u8), any::<Option<u32>>(), text(), text(), data, user).prop_map(
+            |(payload_format, message_expiry, content_type, response_topic, correlation_data, user)| {
+                Properties {
+                    payload_format,
+                    message_expiry,
+                    content_type,
+                    response_topic,
+                    correlation_data,
+                    user,
+                }
+            },
+        )
     }
-    let known = |stamp| match clock.resolve(stamp) {
-        Resolved::At(ms, TimeQuality::Synchronized | TimeQuality::Corrected) => Some(ms),
-        Resolved::At(_, TimeQuality::Unsynchronized) | Resolved::Wait => None,
-    };
-    match (known(earlier), known(now)) {
-        (Some(earlier), Some(now)) => u64::try_from(now.saturating_sub(earlier)).unwrap_or(0),
-        _ => 0,
+
+    fn stamp() -> impl Strategy<Value = Stamp> {
+        any::<(i64, u64, [u8; 16], bool)>().prop_map(|(wall_ms, boot_ms, boot, synchronized)| Stamp {
+            wall_ms,
+            boot_ms,
+            boot: BootId(boot),
+            quality: if synchronized { ClockQuality::Synchronized } else { ClockQuality::Unsynchronized },
+        })
+    }
+
+    prop_compose! {
+        fn message()(
+            topic in ".{1,20}",
+            payload in prop::collection::vec(any::<u8>(), 0..50),
+            properties in prop::option::of(properties()),
+            qos in prop::sample::select(vec![Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce]),
+            retain in any::<bool>(),
+            received in stamp(),
+        ) -> Message {
+            Message::new(topic, &payload, properties.map(Box::new), qos, retain, received, 0)
+        }
+    }
+
+    fn encoded(message: &Message) -> Vec<u8> {
+        let mut record = Encoder::new();
+        message.encode(&mut record);
+        record.finish()
+    }
+
+    fn decoded(bytes: &[u8]) -> Option<Message> {
+        let mut record = Decoder::new(bytes)?;
+        let message = Message::decode(&mut record)?;
+        record.end().map(|()| message)
+    }
+
+    proptest! {
+        #[test]
+        fn a_message_comes_back_from_its_record_as_it_was(message in message()) {
+            prop_assert_eq!(decoded(&encoded(&message)), Some(message));
+        }
+
+        #[test]
+        fn a_record_that_was_cut_or_has_more_behind_it_is_none(message in message(), cut in 1..200_usize) {
+            let mut record = encoded(&message);
+            prop_assert_eq!(decoded(&record[..record.len().saturating_sub(cut)]), None);
+            record.push(0);
+            prop_assert_eq!(decoded(&record), None);
+        }
+
+        #[test]
+        fn a_damaged_record_does_no_harm(message in message(), at in any::<prop::sample::Index>(), to: u8) {
+            let mut record = encoded(&message);
+            let at = at.index(record.len());
+            record[at] = to;
+            decoded(&record);
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_a_message_counts_down_on_the_boot_clock() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = config::Clock { source: ClockSource::Trusted, ..config::Clock::default() };
+        let clock = Clock::start(&settings, &dir.path().join("floor"), BTreeMap::new()).unwrap();
+        let remaining = |seconds_ago: u64, expiry| {
+            let now = clock.stamp();
+            let received =
+                Stamp { boot_ms: now.boot_ms.saturating_sub(seconds_ago * 1_000), wall_ms: 0, ..now };
+            let properties = Properties { message_expiry: expiry, ..Properties::default() };
+            Message::new("t".into(), b"", Some(Box::new(properties)), Qos::AtMostOnce, false, received, 0)
+                .remaining(&clock)
+        };
+        assert_eq!(remaining(5, None), Remaining::Unlimited);
+        assert_eq!(remaining(5, Some(5)), Remaining::Expired);
+        assert_eq!(remaining(0, Some(0)), Remaining::Expired);
+        let Remaining::Seconds(left) = remaining(5, Some(3_600)) else { panic!("expired") };
+        assert!((3_500..=3_595).contains(&left), "{left} s");
+        assert!(matches!(remaining(0, Some(u32::MAX)), Remaining::Seconds(_)));
     }
 }

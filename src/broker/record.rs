@@ -47,7 +47,11 @@ impl Encoder {
     }
 
     /// What may be absent.
-    pub(super) fn option<T>(&mut self, value: Option<T>, put: impl FnOnce(&mut Self, T)) -> &mut Self {
+    pub(super) fn option<T>(
+        &mut self,
+        value: Option<T>,
+        put: impl for<'a> FnOnce(&'a mut Self, T) -> &'a mut Self,
+    ) -> &mut Self {
         self.u8(value.is_some().into());
         if let Some(value) = value {
             put(self, value);
