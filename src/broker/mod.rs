@@ -48,6 +48,7 @@ mod registry;
 mod routes;
 mod session;
 mod stream;
+#[allow(dead_code, unused_imports, reason = "the sessions do not use all of it yet")]
 mod subscriptions;
 mod wire;
 

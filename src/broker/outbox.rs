@@ -149,6 +149,11 @@ impl Mailbox {
         *self.outbox() = Outbox { closed: true, ..Outbox::default() };
     }
 
+    /// Whether a client is connected to it.
+    pub(super) fn is_online(&self) -> bool {
+        !self.outbox().closed
+    }
+
     /// Tells the session that a newer one has its client id.
     pub(super) fn take_over(&self) {
         self.call(TAKEN_OVER);

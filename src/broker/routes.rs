@@ -5,12 +5,12 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::outbox::Mailbox;
 use super::registry::SessionKey;
 use super::stream::Source;
-use super::subscriptions::{Subscriber, Subscriptions};
+use super::subscriptions::{Subscriptions, Target};
 use super::{Rules, packet};
-use crate::authorize::Principal;
-use crate::message::{Qos, Topic};
+use crate::message::Topic;
 
 /// Topics that a session remembers. A bridge with more of them pays for looking up again.
 const MAX_TOPICS: usize = 128;
@@ -18,8 +18,8 @@ const MAX_TOPICS: usize = 128;
 /// Longer topics are looked up each time.
 const MAX_TOPIC_BYTES: usize = 256;
 
-/// Subscribers that a route remembers. With more, delivering costs so much that looking up does not matter.
-const MAX_SUBSCRIBERS: usize = 8;
+/// Targets that a route remembers. With more, delivering costs so much that looking up does not matter.
+const MAX_TARGETS: usize = 8;
 
 /// What becomes of a publish to one topic.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub(super) struct Route {
     /// Whose reading it is; `None` when it is none.
     pub(super) reading: Option<Source>,
     /// As of `generation`; `None` when there are too many to remember.
-    subscribers: Option<Vec<Subscriber>>,
+    targets: Option<Vec<Target>>,
     generation: u64,
 }
 
@@ -50,9 +50,9 @@ impl Routes {
         &mut self,
         topic: &str,
         key: &SessionKey,
-        who: &Principal,
         rules: &Rules,
         subscriptions: &Subscriptions,
+        publisher: &Arc<Mailbox>,
     ) -> Result<Arc<Route>, packet::BadPacket> {
         let generation = subscriptions.generation();
         match self.0.get(topic) {
@@ -64,12 +64,12 @@ impl Routes {
         if self.0.len() >= MAX_TOPICS {
             self.clear();
         }
-        let allowed = rules.authorizer.may_publish(who, topic, Qos::AtLeastOnce, false, false).allowed;
-        let subscribers = if allowed { subscriptions.of(topic) } else { Vec::new() };
+        let allowed = rules.authorizer.may_publish(&key.identity, topic);
+        let targets = if allowed { subscriptions.of(topic, Some(publisher)) } else { Vec::new() };
         let route = Arc::new(Route {
             allowed,
             reading: rules.streams.source(topic, &key.identity, &key.client_id),
-            subscribers: (subscribers.len() <= MAX_SUBSCRIBERS).then_some(subscribers),
+            targets: (targets.len() <= MAX_TARGETS).then_some(targets),
             generation,
         });
         if topic.len() <= MAX_TOPIC_BYTES {
@@ -80,11 +80,16 @@ impl Routes {
 }
 
 impl Route {
-    /// The subscribers of the topic that this is the route of.
-    pub(super) fn subscribers(&self, topic: &str, subscriptions: &Subscriptions) -> Cow<'_, [Subscriber]> {
-        match &self.subscribers {
-            Some(subscribers) => Cow::Borrowed(subscribers),
-            None => Cow::Owned(subscriptions.of(topic)),
+    /// Where a message to the topic that this is the route of goes.
+    pub(super) fn targets(
+        &self,
+        topic: &str,
+        subscriptions: &Subscriptions,
+        publisher: &Arc<Mailbox>,
+    ) -> Cow<'_, [Target]> {
+        match &self.targets {
+            Some(targets) => Cow::Borrowed(targets),
+            None => Cow::Owned(subscriptions.of(topic, Some(publisher))),
         }
     }
 }

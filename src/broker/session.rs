@@ -28,11 +28,12 @@ use super::outbox::{Calls, Mailbox, Wakes, Window};
 use super::packet::{self, BadPacket, Next};
 use super::registry::SessionKey;
 use super::routes::Routes;
-use super::{Moment, Rules, Shared};
+use super::subscriptions::Filter;
+use super::{Moment, Peer, Rules, Shared};
 use crate::authorize::Principal;
 use crate::authorize::refusals::Refusal;
 use crate::buffer::Writer;
-use crate::message::{Stamp, TopicFilter};
+use crate::message::Stamp;
 
 /// The writer is told when what it has submitted is on disk. For what an earlier connection has submitted,
 /// and this one's client repeats, the session looks so often.
@@ -93,7 +94,7 @@ pub(super) struct Session {
     /// Messages come faster than they are written one by one.
     bursts: bool,
     window: Window,
-    filters: Vec<TopicFilter>,
+    filters: Vec<Filter>,
     wakes: Wakes,
     /// How long the client may be silent: one and a half keep alive periods (MQTT-3.1.2-24).
     silence: Duration,

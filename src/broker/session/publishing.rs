@@ -12,6 +12,7 @@ use crate::authorize::refusals::Refusal;
 use crate::broker::history::Original;
 use crate::broker::outbox::{Frame, Put};
 use crate::broker::routes::Route;
+use crate::broker::subscriptions::Target;
 use crate::buffer::{SubmitError, Wait};
 use crate::message::{Incoming, Qos, Stamp};
 
@@ -92,9 +93,9 @@ impl Session {
         let route = self.routes.find(
             &publish.topic,
             &self.key,
-            &self.principal,
             &self.rules,
             &self.broker.subscriptions,
+            &self.mailbox,
         )?;
         if route.allowed {
             return Ok(Some(route));
@@ -188,7 +189,13 @@ impl Session {
         };
         let broker = &self.broker;
         let mut frames: [Option<Frame>; 3] = [None, None, None];
-        for subscriber in &*route.subscribers(&publish.topic, &broker.subscriptions) {
+        for target in &*route.targets(&publish.topic, &broker.subscriptions, &self.mailbox) {
+            let Some(subscriber) = (match target {
+                Target::One(subscriber) => Some(subscriber),
+                Target::Shared(group) => group.in_turn().next(),
+            }) else {
+                continue;
+            };
             let qos = subscriber.qos.min(published);
             let frame = frames[qos as usize].get_or_insert_with(|| Frame::encode(&mut publish, qos)).clone();
             match subscriber.mailbox.put(frame, broker.limits.max_queued_bytes) {

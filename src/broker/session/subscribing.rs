@@ -1,16 +1,15 @@
 //! What a session may hear: SUBSCRIBE, UNSUBSCRIBE, and rules that change.
 
-use std::sync::Arc;
-
 use bytes::BytesMut;
 use rumqttc::mqttbytes::QoS;
 use rumqttc::mqttbytes::v4::{Packet, SubAck, Subscribe, SubscribeReasonCode, UnsubAck, Unsubscribe};
 
 use super::{End, Session};
+use crate::authorize::IdentityKind;
 use crate::authorize::refusals::Refusal;
 use crate::broker::packet::{self, BadPacket};
-use crate::broker::subscriptions::{Subscriber, Subscriptions};
-use crate::message::{Qos, TopicFilter};
+use crate::broker::subscriptions::{Filter, Options, Subscription, Subscriptions};
+use crate::message::Qos;
 
 impl Session {
     pub(super) fn subscribe(&mut self, subscribe: &Subscribe, out: &mut BytesMut) -> Result<(), End> {
@@ -37,8 +36,8 @@ impl Session {
         Ok(())
     }
 
-    fn grant(&mut self, filter: TopicFilter, qos: Qos) -> Result<Qos, Refusal> {
-        if !self.rules.authorizer.may_subscribe(&self.principal, &filter, qos).allowed {
+    fn grant(&mut self, filter: Filter, qos: Qos) -> Result<Qos, Refusal> {
+        if !self.rules.authorizer.may_subscribe(&self.key.identity, &filter.topics) {
             return Err(Refusal::SubscribeNotAllowed);
         }
         let is_new = !self.filters.contains(&filter);
@@ -46,9 +45,11 @@ impl Session {
         if too_many || !Subscriptions::can_hold(&filter) {
             return Err(Refusal::SubscribeImpossible);
         }
-        self.broker.subscriptions.add(&filter, Subscriber { mailbox: Arc::clone(&self.mailbox), qos });
+        let options = Options { qos, no_local: false, retain_as_published: false };
+        let subscription = Subscription { filter, options, identifier: None };
+        self.broker.subscriptions.add(&subscription, &self.mailbox);
         if is_new {
-            self.filters.push(filter);
+            self.filters.push(subscription.filter);
         }
         Ok(qos)
     }
@@ -68,18 +69,22 @@ impl Session {
 
     /// Whether the identity that the listener gave it is one by the present rules.
     pub(super) fn check_identity(&self) -> Result<(), End> {
-        let admitted = self.rules.authorizer.admits(&self.principal);
-        admitted.map_err(|(refusal, detail)| End::Refused(refusal, detail))
+        let identity = &self.key.identity;
+        if identity.kind == IdentityKind::Anonymous
+            && self.rules.authorizer.anonymous().as_ref() != Some(identity)
+        {
+            let what = "devices without a certificate are not let in any more".to_owned();
+            return Err(End::Refused(Refusal::CertificateMissing, what));
+        }
+        Ok(())
     }
 
     pub(super) fn take_new_rules(&mut self) -> Result<(), End> {
         self.rules = self.broker.rules();
         self.routes.clear();
         self.check_identity()?;
-        let may = |filter: &TopicFilter| {
-            self.rules.authorizer.may_subscribe(&self.principal, filter, Qos::AtMostOnce).allowed
-        };
-        match self.filters.iter().find(|filter| !may(filter)) {
+        let (identity, authorizer) = (&self.key.identity, &self.rules.authorizer);
+        match self.filters.iter().find(|filter| !authorizer.may_subscribe(identity, &filter.topics)) {
             // 3.1.1 cannot take a subscription back; the client gets its 0x80 when it connects again.
             Some(filter) => Err(End::Refused(Refusal::SubscribeNotAllowed, filter.to_string())),
             None => Ok(()),
@@ -87,8 +92,8 @@ impl Session {
     }
 }
 
-fn parse_filter(text: &str) -> Result<TopicFilter, BadPacket> {
-    TopicFilter::parse(text).map_err(|_| {
-        packet::violation("MQTT-4.7.1-2", "what is not a topic filter in a SUBSCRIBE or UNSUBSCRIBE")
+fn parse_filter(text: &str) -> Result<Filter, BadPacket> {
+    Filter::parse(text).map_err(|error| {
+        packet::violation(error.statement(), "what is not a topic filter in a SUBSCRIBE or UNSUBSCRIBE")
     })
 }
