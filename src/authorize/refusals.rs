@@ -106,6 +106,8 @@ refusals! {
     QosUnsupported = "qos_unsupported",
     /// A publish to a topic that the device may not publish to.
     PublishNotAllowed = "publish_not_allowed",
+    /// A retained message beyond the bounds of what is retained: it is delivered and not kept.
+    RetainedFull = "retained_full",
     /// A payload that no sink can use: it is kept as a dead letter.
     PayloadUnfit = "payload_unfit",
     /// A subscription to a filter that the device may not subscribe to.

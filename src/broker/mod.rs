@@ -45,6 +45,8 @@ mod payload;
 #[allow(dead_code, reason = "the sessions do not keep messages yet")]
 mod record;
 mod registry;
+#[allow(dead_code, reason = "the sessions do not keep messages yet")]
+mod retained;
 mod routes;
 mod session;
 mod stream;

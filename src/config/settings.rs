@@ -1,15 +1,13 @@
 //! The settings as the program uses them, one struct a module, with their defaults.
 
-mod access;
-mod listener;
+mod retained;
 mod sink;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use access::*;
-pub use listener::*;
+pub use retained::*;
 pub use sink::*;
 
 use super::Secret;
