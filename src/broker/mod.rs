@@ -52,6 +52,8 @@ mod session;
 mod stream;
 #[allow(dead_code, unused_imports, reason = "the sessions do not use all of it yet")]
 mod subscriptions;
+#[allow(dead_code, reason = "the sessions do not keep wills yet")]
+mod will;
 mod wire;
 
 use std::net::{IpAddr, SocketAddr};
