@@ -34,6 +34,9 @@ pub(super) use self::write::{Unsendable, write};
 
 use crate::message::Qos;
 
+#[cfg(test)]
+mod tests;
+
 /// Two bits.
 fn qos(bits: u8) -> Option<Qos> {
     match bits {
