@@ -94,16 +94,20 @@ refusals! {
     WebSocketRefused = "websocket_refused",
     /// No whole CONNECT came in time.
     ConnectTimeout = "connect_timeout",
-    /// The client speaks another version of MQTT than 3.1.1.
+    /// The client speaks another version of MQTT than 3.1.1 and 5.0.
     ProtocolVersion = "protocol_version",
     /// The client id cannot be used (MQTT-3.1.3-8).
     ClientIdInvalid = "client_id_invalid",
+    /// The client asks for a method of authentication; there is none.
+    AuthenticationMethod = "authentication_method",
+    /// A session is to be kept, and as many are as may be.
+    TooManySessions = "too_many_sessions",
+    /// The buffer cannot yet, or not now, say or take what a session needs.
+    NotReady = "not_ready",
     /// A packet breaks the specification.
     ProtocolViolation = "protocol_violation",
     /// A packet is larger than this gateway takes.
     PacketTooLarge = "packet_too_large",
-    /// A publish with QoS 2.
-    QosUnsupported = "qos_unsupported",
     /// A publish to a topic that the device may not publish to.
     PublishNotAllowed = "publish_not_allowed",
     /// A retained message beyond the bounds of what is retained: it is delivered and not kept.

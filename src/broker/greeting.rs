@@ -1,19 +1,21 @@
 //! From the first byte of a connection to its CONNACK, and its end.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use rumqttc::mqttbytes::v4::{ConnAck, ConnectReturnCode, Packet};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
-use super::connect::{self, ConnectError};
 use super::connection::Connection;
-use super::packet;
-use super::session::{End, Session};
+use super::session::{End, Session, Welcome};
+use super::wire::{self, Answer, ConnAck, Connect, Reason, Version};
 use super::{Moment, Peer, Shared};
-use crate::authorize::Principal;
 use crate::authorize::refusals::Refusal;
+use crate::authorize::{Credentials, DeniedAnswer, Principal};
+use crate::message::DeviceId;
+
+/// Bytes of a CONNECT, which comes before anything is known of the client but its certificate:
+/// room for a token as a password and a small will.
+const MAX_CONNECT_BYTES: usize = 8 * 1024;
 
 /// Serves a connection until it ends.
 #[allow(
@@ -28,27 +30,19 @@ pub(super) fn serve<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> impl Future<Output = ()> {
     async move {
         let _counted = Counted::new(&broker);
-        let address = peer.address;
-        let principal = principal(&broker, peer);
-        let end = match greet(&broker, &mut connection, principal.as_ref(), address, &cancel).await {
+        // What a greeting needs is not needed for as long as the connection lives.
+        let end = match Box::pin(greet(&broker, &mut connection, &peer, &cancel)).await {
             Ok(mut session) => {
                 let Err(end) = session.run(&mut connection, &cancel).await;
+                session.say_goodbye(&end, &mut connection.out);
+                broker.log_end(&end, Some(session.device()), &peer);
                 end
             }
-            Err(end) => end,
+            Err(end) => {
+                broker.log_end(&end, peer.certificate.as_ref().map(|(device, _)| device), &peer);
+                end
+            }
         };
-        let device = principal.map(|principal| principal.identity.device.clone());
-        match (&end, &device) {
-            (End::Refused(reason, detail), _) => {
-                broker.refusals.record(*reason, address.ip(), device.as_ref(), detail);
-            }
-            (end, Some(device)) => {
-                if let Some(unlogged_before) = broker.may_log(Moment::Disconnected, device, address) {
-                    tracing::info!(%device, peer = %address, reason = %end, unlogged_before, "disconnected");
-                }
-            }
-            (end, None) => tracing::debug!(peer = %address, reason = %end, "disconnected before its CONNECT"),
-        }
         if !matches!(end, End::Broken(_)) {
             // A client that does not listen to its end any more has its end anyway.
             connection.close().await.ok();
@@ -56,13 +50,21 @@ pub(super) fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Who the peer is; nobody if it showed no certificate and the configuration has no name for such.
-fn principal(broker: &Shared, peer: Peer) -> Option<Arc<Principal>> {
-    let Peer { certificate, door, .. } = peer;
-    Some(Arc::new(match certificate {
-        Some((device, certificate)) => Principal::certified(device, certificate, door),
-        None => Principal::anonymous(broker.rules().authorizer.anonymous()?.clone(), door),
-    }))
+impl Shared {
+    fn log_end(&self, end: &End, device: Option<&DeviceId>, peer: &Peer) {
+        match (end, device) {
+            (End::Refused { refusal, detail, .. }, device) => {
+                self.refusals.record(*refusal, peer.address.ip(), device, detail);
+            }
+            (end, Some(device)) => {
+                if let Some(unlogged_before) = self.may_log(Moment::Disconnected, device, peer.address) {
+                    let peer = peer.address;
+                    tracing::info!(%device, %peer, reason = %end, unlogged_before, "disconnected");
+                }
+            }
+            (end, None) => tracing::debug!(peer = %peer.address, reason = %end, "disconnected"),
+        }
+    }
 }
 
 /// A connection as long as it is counted.
@@ -85,47 +87,120 @@ impl Drop for Counted {
 async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
     broker: &Arc<Shared>,
     connection: &mut Connection<S>,
-    principal: Option<&Arc<Principal>>,
-    address: SocketAddr,
+    peer: &Peer,
     cancel: &CancellationToken,
 ) -> Result<Box<Session>, End> {
-    let connect = async {
-        loop {
-            connection.read().await?;
-            if let Some(connect) = connect::take(&mut connection.input).transpose() {
-                return Ok::<_, End>(connect);
+    let connect = in_time(broker, cancel, read_connect(broker, connection), || {
+        End::refused(Refusal::ConnectTimeout, Reason::UnspecifiedError, "no CONNECT came in time")
+    });
+    let mut connect = connect.await?;
+    let welcome = in_time(broker, cancel, welcome(broker, peer, &mut connect), || {
+        End::refused(Refusal::NotReady, Reason::ServerUnavailable, "the buffer is not ready for a session")
+    });
+    match welcome.await {
+        Ok((mut session, answer)) => {
+            session.answer_connect(answer, &mut connection.out)?;
+            session.tell_of(&connect);
+            Ok(session)
+        }
+        Err(end) => {
+            refuse(broker, &end, connect.version, connect.max_packet_bytes, connection);
+            Err(end)
+        }
+    }
+}
+
+/// The client may wait so long, and no longer.
+async fn in_time<T>(
+    broker: &Shared,
+    cancel: &CancellationToken,
+    work: impl Future<Output = Result<T, End>>,
+    too_late: impl FnOnce() -> End,
+) -> Result<T, End> {
+    tokio::select! {
+        done = tokio::time::timeout(broker.limits.connect_timeout, work) => done.unwrap_or_else(|_| Err(too_late())),
+        () = cancel.cancelled() => Err(End::Stopping),
+    }
+}
+
+async fn read_connect<S: AsyncRead + AsyncWrite + Unpin>(
+    broker: &Shared,
+    connection: &mut Connection<S>,
+) -> Result<Connect, End> {
+    loop {
+        connection.read().await?;
+        match wire::take_connect(&mut connection.input, MAX_CONNECT_BYTES) {
+            Ok(Some(connect)) => return Ok(connect),
+            Ok(None) => {}
+            Err(error) => {
+                let answer = error.answer();
+                let end = End::from(error);
+                if let Some((version, _)) = answer {
+                    refuse(broker, &end, version, None, connection);
+                }
+                return Err(end);
             }
         }
+    }
+}
+
+/// Lets the client in.
+async fn welcome(
+    broker: &Arc<Shared>,
+    peer: &Peer,
+    connect: &mut Connect,
+) -> Result<(Box<Session>, ConnAck), End> {
+    if connect.authentication_method.is_some() {
+        let what = "it asks for a method of authentication, and there is none";
+        return Err(End::refused(Refusal::AuthenticationMethod, Reason::BadAuthenticationMethod, what));
+    }
+    // What an earlier process has kept must be known before it can be said what is present.
+    broker.ready.wait().await;
+    let who = authenticate(broker, peer, connect).await?;
+    let Welcome { session, answer, behind } = Session::enter(broker, who, peer.address, connect)?;
+    session.until_durable(behind).await?;
+    Ok((session, answer))
+}
+
+async fn authenticate(broker: &Shared, peer: &Peer, connect: &Connect) -> Result<Arc<Principal>, End> {
+    let shown = Credentials {
+        door: peer.door,
+        certificate: peer.certificate.clone(),
+        client_id: &connect.client_id,
+        user: connect.user_name.as_deref(),
+        password: connect.password.as_ref().map(wire::Password::expose),
+        address: peer.address.ip(),
     };
-    let connect = tokio::select! {
-        connect = tokio::time::timeout(broker.limits.connect_timeout, connect) => {
-            connect.map_err(|_| End::Refused(Refusal::ConnectTimeout, "no CONNECT came in time".to_owned()))??
-        }
-        () = cancel.cancelled() => return Err(End::Stopping),
+    let rules = broker.rules();
+    broker.authenticator.authenticate(&rules.authorizer, shown).await.map_err(|denied| {
+        let reason = match denied.answer {
+            DeniedAnswer::BadUserNameOrPassword => Reason::BadUserNameOrPassword,
+            DeniedAnswer::NotAuthorized => Reason::NotAuthorized,
+            DeniedAnswer::ServerUnavailable => Reason::ServerUnavailable,
+            DeniedAnswer::ServerBusy => Reason::ServerBusy,
+            DeniedAnswer::RateExceeded => Reason::ConnectionRateExceeded,
+        };
+        End::refused(denied.refusal, reason, denied.detail)
+    })
+}
+
+/// CONNACK with the reason why not. What the client learns is no more than that: the rest is in the log.
+fn refuse<S>(
+    broker: &Shared,
+    end: &End,
+    version: Version,
+    max_packet_bytes: Option<u32>,
+    connection: &mut Connection<S>,
+) {
+    let reason = match end.reason() {
+        // These are for a DISCONNECT.
+        Some(Reason::ServerShuttingDown | Reason::SessionTakenOver) => Some(Reason::ServerUnavailable),
+        reason => reason,
     };
-    let (answer, session) = match connect {
-        Ok(connect) => {
-            let nobody =
-                "it showed no certificate, and no `[anonymous]` in the configuration says who it could be";
-            let session = principal
-                .ok_or_else(|| End::Refused(Refusal::CertificateMissing, nobody.to_owned()))
-                .and_then(|principal| Session::new(broker, principal, address, connect));
-            match session {
-                Ok(session) => (ConnectReturnCode::Success, Ok(Box::new(session))),
-                Err(end) => (ConnectReturnCode::NotAuthorized, Err(end)),
-            }
+    if let Some(reason) = reason {
+        let answer = Answer::ConnAck(broker.connack(reason));
+        if let Err(error) = wire::write(&answer, version, max_packet_bytes, &mut connection.out) {
+            tracing::debug!(%error, "a refusal that the client does not take");
         }
-        Err(ConnectError::Bad(bad)) => return Err(bad.into()),
-        Err(error @ ConnectError::Version(_)) => {
-            let end = End::Refused(Refusal::ProtocolVersion, error.to_string());
-            (ConnectReturnCode::RefusedProtocolVersion, Err(end))
-        }
-        Err(error @ ConnectError::ClientId(_)) => {
-            let end = End::Refused(Refusal::ClientIdInvalid, error.to_string());
-            (ConnectReturnCode::BadClientId, Err(end))
-        }
-    };
-    // A session is never present: none is kept (MQTT-3.2.2-1 to 3).
-    packet::write(&Packet::ConnAck(ConnAck::new(answer, false)), &mut connection.out);
-    session
+    }
 }

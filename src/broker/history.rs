@@ -1,5 +1,8 @@
 //! A device's retransmission is not a new reading.
 //!
+//! Within a session QoS 2 sees to that by itself: a packet identifier stands for one publish until that is released.
+//! What follows is for QoS 1, and for QoS 2 over a clean session, which knows nothing of the one before.
+//!
 //! esp-mqtt sends a QoS 1 publish again, with DUP, when its ack has not come after a second (an SD card may
 //! take longer), and after a reconnect even with a clean session. Such a publish is not stored twice, and
 //! acknowledged when the first is on disk, if it has DUP, and the same client has sent the same packet
@@ -12,9 +15,8 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use rumqttc::mqttbytes::v4::Publish;
-
 use super::registry::SessionKey;
+use super::wire::Publish;
 use crate::buffer::Mark;
 use crate::message::Stamp;
 
@@ -31,9 +33,12 @@ const MAX_LEFT: usize = 256;
 /// Clients whose publishes are remembered after their connection ended.
 const MAX_CLIENTS: usize = 1_024;
 
-/// The newest QoS 1 readings of a client, oldest first.
+/// What a client has published, as far as its next connection must know.
 #[derive(Debug, Default)]
 pub(super) struct History {
+    /// QoS 2 publishes that were taken and not released yet, by their packet identifier.
+    received: BTreeMap<u16, Original>,
+    /// The newest QoS 1 and 2 readings, oldest first.
     taken: VecDeque<Taken>,
     /// So many of them came over earlier connections.
     earlier: usize,
@@ -53,20 +58,25 @@ pub(super) struct Original {
 #[derive(Debug, Clone, Copy)]
 struct Taken {
     mark: Mark,
+    fingerprint: Fingerprint,
+}
+
+/// By what a repetition is known.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fingerprint {
     boot_ms: u64,
     digest: u32,
     packet_id: u16,
 }
 
-impl Taken {
-    fn new(publish: &Publish, mark: Mark, received: Stamp) -> Self {
+impl Fingerprint {
+    pub(super) fn new(publish: &Publish, received: Stamp) -> Self {
         let mut digest = crc32fast::Hasher::new();
         digest.update(publish.topic.as_bytes());
         // No topic holds a NUL: it ends there.
         digest.update(b"\0");
         digest.update(&publish.payload);
-        let (boot_ms, packet_id) = (received.boot_ms, publish.pkid);
-        Self { mark, boot_ms, digest: digest.finalize(), packet_id }
+        Self { boot_ms: received.boot_ms, digest: digest.finalize(), packet_id: publish.packet_id }
     }
 
     fn is_repeated_by(&self, later: &Self) -> bool {
@@ -80,12 +90,12 @@ impl Taken {
 
 impl History {
     /// Keeps a reading that was submitted. `unacked`: publishes of this connection without an ack.
-    pub(super) fn remember(&mut self, publish: &Publish, mark: Mark, received: Stamp, unacked: usize) {
-        if self.earlier > 0 && self.taken[self.earlier - 1].is_too_old(received.boot_ms) {
+    pub(super) fn remember(&mut self, fingerprint: Fingerprint, mark: Mark, unacked: usize) {
+        if self.earlier > 0 && self.taken[self.earlier - 1].fingerprint.is_too_old(fingerprint.boot_ms) {
             self.taken.drain(..self.earlier);
             self.earlier = 0;
         }
-        self.taken.push_back(Taken::new(publish, mark, received));
+        self.taken.push_back(Taken { mark, fingerprint });
         for _ in 0..2 {
             if self.taken.len() - self.earlier > unacked + MAX_ACKNOWLEDGED {
                 self.taken.remove(self.earlier);
@@ -94,14 +104,39 @@ impl History {
     }
 
     /// What a publish with DUP repeats.
-    pub(super) fn find(&self, publish: &Publish, received: Stamp) -> Option<Original> {
-        let later = Taken::new(publish, Mark::default(), received);
-        let index = self.taken.iter().rposition(|taken| taken.is_repeated_by(&later))?;
+    pub(super) fn find(&self, later: &Fingerprint) -> Option<Original> {
+        let index = self.taken.iter().rposition(|taken| taken.fingerprint.is_repeated_by(later))?;
         Some(Original { mark: self.taken[index].mark, earlier: index < self.earlier })
+    }
+
+    /// When the QoS 2 publish with this packet identifier, which is not released yet, is on disk.
+    pub(super) fn received(&self, packet_id: u16) -> Option<Original> {
+        self.received.get(&packet_id).copied()
+    }
+
+    /// A QoS 2 publish was taken: until it is released, its identifier stands for it (MQTT-4.3.3-2).
+    pub(super) fn receive(&mut self, packet_id: u16, original: Original) {
+        self.received.insert(packet_id, original);
+    }
+
+    /// Returns whether there was such a publish.
+    pub(super) fn release(&mut self, packet_id: u16) -> bool {
+        self.received.remove(&packet_id).is_some()
+    }
+
+    /// An earlier process has taken it.
+    pub(super) fn restore(&mut self, packet_id: u16) {
+        self.received.insert(packet_id, Original::default());
+    }
+
+    /// The session has ended. What is not released is given back.
+    pub(super) fn forget_received(&mut self) -> Vec<u16> {
+        std::mem::take(&mut self.received).into_keys().collect()
     }
 
     /// Another connection of the client begins.
     fn hand_over(&mut self) -> u64 {
+        self.received.values_mut().for_each(|original| original.earlier = true);
         let excess = self.taken.len().saturating_sub(MAX_LEFT);
         self.taken.drain(..excess);
         self.earlier = self.taken.len();
@@ -110,7 +145,7 @@ impl History {
     }
 
     fn newest_boot_ms(&self) -> Option<u64> {
-        self.taken.back().map(|taken| taken.boot_ms)
+        self.taken.back().map(|taken| taken.fingerprint.boot_ms)
     }
 }
 
@@ -197,18 +232,27 @@ impl Left {
 
 #[cfg(test)]
 mod tests {
-    use rumqttc::mqttbytes::QoS;
+    use bytes::Bytes;
 
     use super::*;
     use crate::authorize::{Identity, IdentityKind};
-    use crate::message::{BootId, ClockQuality, DeviceId};
+    use crate::message::{BootId, ClockQuality, DeviceId, Qos};
 
     fn at(boot_ms: u64) -> Stamp {
         Stamp { wall_ms: 0, boot_ms, boot: BootId([0; 16]), quality: ClockQuality::Synchronized }
     }
 
     fn publish(packet_id: u16, payload: &str) -> Publish {
-        Publish { pkid: packet_id, ..Publish::new("plug/x", QoS::AtLeastOnce, payload) }
+        Publish {
+            dup: false,
+            qos: Qos::AtLeastOnce,
+            retain: false,
+            packet_id,
+            topic: "plug/x".to_owned(),
+            topic_alias: None,
+            payload: Bytes::copy_from_slice(payload.as_bytes()),
+            properties: None,
+        }
     }
 
     fn key(client_id: &str) -> SessionKey {
@@ -217,13 +261,13 @@ mod tests {
     }
 
     fn mark(history: &History, publish: &Publish, received: Stamp) -> Option<Mark> {
-        history.find(publish, received).map(|original| original.mark)
+        history.find(&Fingerprint::new(publish, received)).map(|original| original.mark)
     }
 
     #[test]
     fn only_the_same_packet_with_the_same_content_within_a_minute_is_a_repetition() {
         let mut history = History::default();
-        history.remember(&publish(1, "21.5"), Mark::new(70), at(1_000), 1);
+        history.remember(Fingerprint::new(&publish(1, "21.5"), at(1_000)), Mark::new(70), 1);
         assert_eq!(mark(&history, &publish(1, "21.5"), at(61_000)), Some(Mark::new(70)));
         assert_eq!(mark(&history, &publish(1, "21.5"), at(61_001)), None, "too late");
         assert_eq!(mark(&history, &publish(1, "21.6"), at(1_000)), None);
@@ -236,11 +280,15 @@ mod tests {
     fn everything_unacknowledged_and_the_newest_acknowledged_are_remembered() {
         let mut history = History::default();
         for id in 1..=200 {
-            history.remember(&publish(id, "!"), Mark::new(id.into()), at(0), usize::from(id).min(100));
+            history.remember(
+                Fingerprint::new(&publish(id, "!"), at(0)),
+                Mark::new(id.into()),
+                usize::from(id).min(100),
+            );
         }
         assert_eq!(history.taken.len(), 100 + MAX_ACKNOWLEDGED);
         for id in 201..=400 {
-            history.remember(&publish(id, "!"), Mark::new(id.into()), at(0), 0);
+            history.remember(Fingerprint::new(&publish(id, "!"), at(0)), Mark::new(id.into()), 0);
         }
         assert_eq!(history.taken.len(), MAX_ACKNOWLEDGED);
         assert_eq!(mark(&history, &publish(400, "!"), at(0)), Some(Mark::new(400)));
@@ -250,13 +298,13 @@ mod tests {
     fn what_a_connection_has_left_is_found_by_the_next_of_that_client() {
         let histories = Histories::default();
         let first = Hold::take(Arc::default());
-        first.lock().unwrap().remember(&publish(1, "!"), Mark::new(70), at(0), 1);
+        first.lock().unwrap().remember(Fingerprint::new(&publish(1, "!"), at(0)), Mark::new(70), 1);
         histories.leave(&key("c"), &first);
         assert!(histories.recall(&key("other")).lock().unwrap().taken.is_empty());
         let next = Hold::take(histories.recall(&key("c")));
         let mut next = next.lock().unwrap();
-        next.remember(&publish(2, "!"), Mark::new(71), at(0), 1);
-        let found = |id| next.find(&publish(id, "!"), at(0));
+        next.remember(Fingerprint::new(&publish(2, "!"), at(0)), Mark::new(71), 1);
+        let found = |id| next.find(&Fingerprint::new(&publish(id, "!"), at(0)));
         assert_eq!(found(1), Some(Original { mark: Mark::new(70), earlier: true }));
         assert_eq!(found(2), Some(Original { mark: Mark::new(71), earlier: false }));
     }
@@ -274,14 +322,14 @@ mod tests {
     #[test]
     fn what_earlier_connections_have_left_stays_for_a_minute_whatever_comes_after_it() {
         let hold = Hold::take(Arc::default());
-        hold.lock().unwrap().remember(&publish(1, "!"), Mark::new(1), at(0), 1);
+        hold.lock().unwrap().remember(Fingerprint::new(&publish(1, "!"), at(0)), Mark::new(1), 1);
         let hold = Hold::take(hold.history);
         let mut history = hold.lock().unwrap();
         for id in 2..=500 {
-            history.remember(&publish(id, "!"), Mark::new(id.into()), at(MAX_AGE_MS), 0);
+            history.remember(Fingerprint::new(&publish(id, "!"), at(MAX_AGE_MS)), Mark::new(id.into()), 0);
         }
         assert_eq!(mark(&history, &publish(1, "!"), at(MAX_AGE_MS)), Some(Mark::new(1)));
-        history.remember(&publish(501, "!"), Mark::new(501), at(MAX_AGE_MS + 1), 0);
+        history.remember(Fingerprint::new(&publish(501, "!"), at(MAX_AGE_MS + 1)), Mark::new(501), 0);
         assert_eq!((history.taken.len(), history.earlier), (MAX_ACKNOWLEDGED, 0));
     }
 
@@ -290,7 +338,7 @@ mod tests {
         let histories = Histories::default();
         let leave = |client: usize, at_ms| {
             let hold = Hold::take(Arc::default());
-            hold.lock().unwrap().remember(&publish(1, "!"), Mark::new(1), at(at_ms), 0);
+            hold.lock().unwrap().remember(Fingerprint::new(&publish(1, "!"), at(at_ms)), Mark::new(1), 0);
             histories.leave(&key(&client.to_string()), &hold);
         };
         let count = || {
@@ -305,7 +353,11 @@ mod tests {
         assert_eq!(count(), 1);
         let long = Hold::take(Arc::default());
         for id in 1..=1_000 {
-            long.lock().unwrap().remember(&publish(id, "!"), Mark::new(1), at(MAX_AGE_MS), 1_000);
+            long.lock().unwrap().remember(
+                Fingerprint::new(&publish(id, "!"), at(MAX_AGE_MS)),
+                Mark::new(1),
+                1_000,
+            );
         }
         let next = Hold::take(long.history);
         assert_eq!(next.lock().unwrap().taken.len(), MAX_LEFT);

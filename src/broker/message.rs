@@ -51,15 +51,13 @@ impl Remaining {
 impl Message {
     pub(super) fn new(
         topic: String,
-        payload: &[u8],
+        payload: Bytes,
         properties: Option<Box<Properties>>,
         qos: Qos,
         retain: bool,
         received: Stamp,
         from: u64,
     ) -> Self {
-        // What came is a piece of a whole read, which it would keep in memory as long as it waits.
-        let payload = Bytes::copy_from_slice(payload);
         Self { topic, payload, properties, qos, retain, received, from }
     }
 
@@ -101,7 +99,7 @@ impl Message {
 
     /// Reads it from a record.
     pub(super) fn decode(record: &mut Decoder<'_>) -> Option<Self> {
-        let (topic, payload) = (record.owned_text()?, record.bytes()?);
+        let (topic, payload) = (record.owned_text()?, record.owned_bytes()?);
         let (qos, retain, received) = (record.qos()?, record.flag()?, record.stamp()?);
         let properties = record.option(decode_properties)?;
         Some(Self::new(topic, payload, properties, qos, retain, received, 0))
@@ -110,7 +108,7 @@ impl Message {
 
 fn properties_cost(properties: &Properties) -> usize {
     let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-    let user = properties.user.iter().map(|(name, value)| 48 + name.len() + value.len());
+    let user = properties.user.iter().map(|(name, value)| 5 + name.len() + value.len());
     128 + text(&properties.content_type)
         + text(&properties.response_topic)
         + properties.correlation_data.as_ref().map_or(0, Bytes::len)
@@ -124,8 +122,8 @@ pub(super) fn encode_properties<'a>(record: &'a mut Encoder, properties: &Proper
         .option(properties.content_type.as_deref(), |to, text| to.text(text))
         .option(properties.response_topic.as_deref(), |to, text| to.text(text))
         .option(properties.correlation_data.as_deref(), |to, data| to.bytes(data))
-        .u32(u32::try_from(properties.user.len()).expect("they came in one packet"));
-    for (name, value) in &properties.user {
+        .u32(u32::try_from(properties.user.iter().count()).expect("they came in one packet"));
+    for (name, value) in properties.user.iter() {
         record.text(name).text(value);
     }
     record
@@ -138,9 +136,7 @@ pub(super) fn decode_properties(record: &mut Decoder<'_>) -> Option<Box<Properti
         content_type: record.option(Decoder::owned_text)?,
         response_topic: record.option(Decoder::owned_text)?,
         correlation_data: record.option(Decoder::owned_bytes)?,
-        user: (0..record.u32()?)
-            .map(|_| Some((record.owned_text()?, record.owned_text()?)))
-            .collect::<Option<_>>()?,
+        user: (0..record.u32()?).map(|_| Some((record.text()?, record.text()?))).collect::<Option<_>>()?,
     }))
 }
 
@@ -157,7 +153,7 @@ mod tests {
     fn properties() -> impl Strategy<Value = Properties> {
         let text = || prop::option::of(".{0,9}");
         let data = prop::option::of(prop::collection::vec(any::<u8>(), 0..9).prop_map(Bytes::from));
-        let user = prop::collection::vec((".{0,5}", ".{0,5}"), 0..4);
+        let user = prop::collection::vec(("[a-zü]{0,5}", "[a-zü]{0,5}"), 0..4);
         (prop::option::of(0..2_u8), any::<Option<u32>>(), text(), text(), data, user).prop_map(
             |(payload_format, message_expiry, content_type, response_topic, correlation_data, user)| {
                 Properties {
@@ -166,7 +162,7 @@ mod tests {
                     content_type,
                     response_topic,
                     correlation_data,
-                    user,
+                    user: user.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
                 }
             },
         )
@@ -190,7 +186,7 @@ mod tests {
             retain in any::<bool>(),
             received in stamp(),
         ) -> Message {
-            Message::new(topic, &payload, properties.map(Box::new), qos, retain, received, 0)
+            Message::new(topic, payload.into(), properties.map(Box::new), qos, retain, received, 0)
         }
     }
 
@@ -239,8 +235,16 @@ mod tests {
             let received =
                 Stamp { boot_ms: now.boot_ms.saturating_sub(seconds_ago * 1_000), wall_ms: 0, ..now };
             let properties = Properties { message_expiry: expiry, ..Properties::default() };
-            Message::new("t".into(), b"", Some(Box::new(properties)), Qos::AtMostOnce, false, received, 0)
-                .remaining(&clock)
+            Message::new(
+                "t".into(),
+                Bytes::new(),
+                Some(Box::new(properties)),
+                Qos::AtMostOnce,
+                false,
+                received,
+                0,
+            )
+            .remaining(&clock)
         };
         assert_eq!(remaining(5, None), Remaining::Unlimited);
         assert_eq!(remaining(5, Some(5)), Remaining::Expired);

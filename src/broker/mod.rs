@@ -1,80 +1,90 @@
-//! MQTT 3.1.1 for devices: sessions, subscriptions, and which publishes are readings.
+//! MQTT 3.1.1 and 5.0 for devices: sessions, subscriptions, retained messages, and which publishes are readings.
 //!
 //! `session` is where promise P1 can be read: a PUBLISH is authorized, submitted to the buffer and
-//! acknowledged when it is on disk. Acks leave in the order in which the publishes came (MQTT-4.6.0-2).
+//! acknowledged when what is kept of it is on disk. Acks leave in the order in which the publishes came
+//! (MQTT-4.6.0-2). There is one session for both versions: only `wire` knows how they differ on the wire.
 //!
-//! What is refused, and how a client learns of it, as 3.1.1 has no negative acknowledgement for a PUBLISH:
+//! What is refused, and how a client learns of it:
 //!
-//! | what | answer |
-//! |---|---|
-//! | PUBLISH that the ACL refuses | QoS 1: the connection is closed, as a PUBACK would make the reading look stored. QoS 0: dropped |
-//! | SUBSCRIBE that the ACL refuses, or beyond `max_subscriptions` | 0x80 in the SUBACK |
-//! | buffer full | QoS 1: no PUBACK until there is room, and the connection takes no further PUBLISH. QoS 0: delivered to subscribers, not stored |
-//! | a slow subscriber | what exceeds `max_queued_bytes` is dropped for it |
-//! | an anonymous device, after the rules ceased to let such in | CONNACK 0x05, or the connection is closed |
-//! | a packet against the specification | the connection is closed (MQTT-4.8.0-1) |
+//! | what | 3.1.1 | 5.0 |
+//! |---|---|---|
+//! | PUBLISH that the ACL refuses | QoS 1 and 2: the connection is closed, as an ack would make it look taken. QoS 0: dropped | 0x87 in the PUBACK or PUBREC. QoS 0: dropped |
+//! | SUBSCRIBE that the ACL refuses, or beyond `max_subscriptions` | 0x80 in the SUBACK | 0x87, 0x97 in the SUBACK |
+//! | a will that the ACL refuses | CONNACK 0x05 | CONNACK 0x87 |
+//! | buffer full | QoS 1 and 2: no ack until there is room, and the connection takes no further PUBLISH. QoS 0: delivered to subscribers, not stored | the same |
+//! | a slow or absent subscriber | what exceeds its bounds is dropped for it, the newest first | the same |
+//! | an identity that is not let in any more | CONNACK 0x05, or the connection is closed | CONNACK or DISCONNECT 0x87 |
+//! | a packet against the specification | the connection is closed (MQTT-4.8.0-1) | DISCONNECT with the reason |
+//! | enhanced authentication | – | CONNACK 0x8C |
 //!
 //! All of it is counted, and logged with who and why; of what a device does again and again, a few times.
 //!
-//! This version keeps neither sessions beyond their connection nor retained messages nor wills, and has
-//! neither QoS 2 nor MQTT 5. It does not pretend to:
+//! # What outlives what
 //!
-//! | asked for | answer |
+//! A session outlives its connection when its client asks for that: clean session 0 in 3.1.1, a session expiry
+//! interval in 5.0, both bounded by `sessions.max_expiry`. Such a session is *kept*: its subscriptions, the messages
+//! of QoS 1 and 2 that it is still to be given, and the QoS 2 publishes that were not released yet are on disk in the
+//! same groups as the readings (`kept`), and survive a restart and a kill. What a client is told of, it finds again:
+//! CONNACK, SUBACK, PUBACK, PUBREC, PUBREL and PUBCOMP leave when what they say is on disk.
+//!
+//! | | |
 //! |---|---|
-//! | another protocol level than 4 | CONNACK 0x01 |
-//! | clean session 0 | taken, CONNACK with session present 0 |
-//! | a will, RETAIN | taken, as tutorial sketches and Tasmota set them; the will is not published, the message is delivered and not kept. Counted, and logged at most once a session |
-//! | PUBLISH with QoS 2 | the connection is closed |
-//! | SUBSCRIBE with QoS 2 | QoS 1 is granted |
-//!
-//! A publish that a device repeats though it was taken is acknowledged and not stored twice; see `history`.
+//! | in flight to a client | at most 100 messages, or its receive maximum; again in their order, with DUP, over the next connection |
+//! | QoS 0 to a client that is away | not queued |
+//! | a message that expires while it waits | dropped, counted |
+//! | a message larger than the client takes | dropped for it, counted |
+//! | QoS 2 publishes | stored once: in a kept session whatever happens; with a clean session as in the next line |
+//! | a publish that a device repeats with DUP though it was taken | acknowledged and not stored twice, for a minute; see `history` |
 //!
 //! A client id belongs to the identity that uses it: a device cannot throw another out by taking its id.
 
-mod connect;
 mod connection;
 mod figures;
 mod greeting;
 mod history;
 mod integrity;
-#[allow(dead_code, reason = "the sessions do not keep messages yet")]
+mod kept;
 mod message;
 mod outbox;
-mod packet;
 mod payload;
-#[allow(dead_code, reason = "the sessions do not keep messages yet")]
+mod publisher;
 mod record;
 mod registry;
-#[allow(dead_code, reason = "the sessions do not keep messages yet")]
 mod retained;
 mod routes;
 mod session;
 mod stream;
-#[allow(dead_code, unused_imports, reason = "the sessions do not use all of it yet")]
 mod subscriptions;
-#[allow(dead_code, reason = "the sessions do not keep wills yet")]
+mod testament;
+mod upkeep;
 mod will;
 mod wire;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
+use ring::rand::{SecureRandom, SystemRandom};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::SetOnce;
 use tokio_util::sync::CancellationToken;
 
 use self::connection::Connection;
 use self::figures::Counters;
 use self::history::Histories;
-use self::registry::Registry;
+use self::registry::{Ended, Registry};
+use self::retained::Retained;
 use self::stream::Streams;
 use self::subscriptions::Subscriptions;
-use crate::authorize::Authorizer;
+use self::testament::Testament;
+use self::will::Wills;
+use self::wire::{ConnAck, Reason};
 use crate::authorize::log_limit::LogLimit;
 use crate::authorize::refusals::Refusals;
-use crate::buffer::Buffer;
+use crate::authorize::{Authenticator, Authorizer, Door};
+use crate::buffer::{Buffer, Change};
 use crate::clock::Clock;
-use crate::config::{self, Door};
+use crate::config;
 use crate::message::{CertificateId, DeviceId};
 
 pub use self::figures::Figures;
@@ -82,12 +92,25 @@ pub use self::figures::Figures;
 /// The other end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    /// The certificate that it showed, with the device that it names.
+    /// The certificate that it has shown, with the device that it names.
     pub certificate: Option<(DeviceId, CertificateId)>,
     /// Where it is.
     pub address: SocketAddr,
-    /// Which way it came in.
+    /// Where it came in.
     pub door: Door,
+}
+
+/// The settings that a broker follows.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings<'a> {
+    /// Of these, the ones that concern a session.
+    pub limits: &'a config::Listener,
+    /// What is kept for clients.
+    pub sessions: &'a config::Sessions,
+    /// What is kept for who subscribes later.
+    pub retained: &'a config::Retained,
+    /// Which publishes are readings.
+    pub streams: &'a [config::Stream],
 }
 
 /// The broker. Cheap to clone.
@@ -98,12 +121,16 @@ pub struct Broker(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     limits: config::Listener,
+    max_expiry: Duration,
     rules: RwLock<Arc<Rules>>,
-    /// Clients without an id so far: each is given one of its own.
-    unnamed: AtomicU64,
+    authenticator: Authenticator,
+    /// What an earlier process has kept is known.
+    ready: SetOnce<()>,
     subscriptions: Subscriptions,
     registry: Registry,
     histories: Histories,
+    retained: Retained,
+    wills: Wills<Testament>,
     buffer: Buffer,
     clock: Clock,
     refusals: Refusals,
@@ -133,23 +160,27 @@ impl Rules {
 }
 
 impl Broker {
-    /// A broker without sessions. Of `limits`, those are used that concern a session.
+    /// A broker without sessions. It lets nobody in before [`Broker::run`] has read what was kept.
     #[must_use]
     pub fn new(
-        limits: &config::Listener,
-        streams: &[config::Stream],
+        settings: Settings<'_>,
         authorizer: Authorizer,
+        authenticator: Authenticator,
         buffer: Buffer,
         clock: Clock,
         refusals: Refusals,
     ) -> Self {
         Self(Arc::new(Shared {
-            limits: limits.clone(),
-            rules: RwLock::new(Rules::new(authorizer, streams)),
-            unnamed: AtomicU64::new(0),
+            limits: settings.limits.clone(),
+            max_expiry: settings.sessions.max_expiry,
+            rules: RwLock::new(Rules::new(authorizer, settings.streams)),
+            authenticator,
+            ready: SetOnce::new(),
             subscriptions: Subscriptions::default(),
-            registry: Registry::default(),
+            registry: Registry::new(settings.sessions),
             histories: Histories::default(),
+            retained: Retained::new(settings.retained.clone()),
+            wills: Wills::default(),
             buffer,
             clock,
             refusals,
@@ -187,7 +218,7 @@ impl Broker {
     /// What it has done so far.
     #[must_use]
     pub fn figures(&self) -> Figures {
-        self.0.counters.figures(self.0.registry.len(), self.0.refusals.counts())
+        self.0.counters.figures(&self.0)
     }
 }
 
@@ -201,9 +232,46 @@ impl Shared {
         self.log.admit(&(who.clone(), address.ip().to_canonical(), moment))
     }
 
-    /// An id for a client that left the choice to us (MQTT-3.1.3-6).
+    /// An id for a client that left the choice to us (MQTT-3.1.3-6): a session that is kept must not be found by
+    /// another client.
     fn client_id(&self) -> String {
-        format!("unnamed-{}", self.unnamed.fetch_add(1, Ordering::Relaxed))
+        let mut bytes = [0; 12];
+        SystemRandom::new().fill(&mut bytes).expect("the system gives random numbers");
+        bytes.iter().fold("unnamed-".to_owned(), |id, byte| format!("{id}{byte:02x}"))
+    }
+
+    /// How long a session may outlive its connection, in seconds, when its client asks for so long.
+    fn bounded_expiry(&self, wanted: u32) -> u32 {
+        wanted.min(u32::try_from(self.max_expiry.as_secs()).unwrap_or(u32::MAX))
+    }
+
+    /// A CONNACK with what holds for every client.
+    fn connack(&self, reason: Reason) -> ConnAck {
+        ConnAck {
+            session_present: false,
+            reason,
+            session_expiry: None,
+            receive_maximum: self.limits.max_inflight,
+            max_packet_bytes: u32::try_from(self.limits.max_packet_bytes).unwrap_or(u32::MAX),
+            assigned_client_id: None,
+            topic_alias_maximum: session::MAX_ALIASES,
+            server_keep_alive: None,
+            text: None,
+            response_information: None,
+        }
+    }
+
+    /// Takes away what a session leaves that has ended; what is to change on disk is given back.
+    fn clear(&self, ended: &Ended) -> Vec<Change> {
+        let Ended { mailbox, remains, was_kept, .. } = ended;
+        if !remains.subscriptions.is_empty() {
+            self.subscriptions.remove(remains.subscriptions.iter().map(|it| &it.filter), mailbox);
+        }
+        self.counters.dropped_session_ended.add(remains.messages);
+        if let Some(testament) = self.wills.take(mailbox.number) {
+            self.execute(testament);
+        }
+        if *was_kept { kept::remove_all(ended) } else { Vec::new() }
     }
 }
 

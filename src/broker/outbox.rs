@@ -1,65 +1,52 @@
 //! What waits to be written to a subscriber, and how others reach its session.
 //!
-//! A publisher never waits for a subscriber: it puts a frame into the outbox, or drops it there when
-//! the outbox is full. It wakes a subscriber once for a whole burst of publishes.
+//! A publisher never waits for a subscriber: it puts a message into the mailbox, or drops it there when the
+//! mailbox is full: the newest goes, so that what was queued first stays in order and without a hole. It wakes
+//! a subscriber once for a whole burst of publishes.
+//!
+//! The mailbox of a kept session outlives its connections. The newest of them holds it, from the moment on in
+//! which it is entered: an older one that is still about to close finds that it holds nothing any more.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU8, Ordering};
+mod outlet;
+mod queue;
+
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use futures_util::task::AtomicWaker;
-use rumqttc::mqttbytes::QoS;
-use rumqttc::mqttbytes::v4::Publish;
 
-use crate::message::Qos;
+pub(super) use self::outlet::Outlet;
+use self::queue::Queue;
+pub(super) use self::queue::{MAX_IN_FLIGHT, Parcel, Phase, Recorded, Taken};
+use super::message::Message;
+use super::subscriptions::Subscription;
+use crate::clock::Clock;
+use crate::config;
+use crate::message::{Qos, Stamp};
 
-/// What a queued frame costs besides its bytes.
-const FRAME_OVERHEAD_BYTES: usize = 64;
-
-/// A PUBLISH as it goes over the wire, shared by all subscribers of one quality of service.
-#[derive(Debug, Clone)]
-pub(super) struct Frame {
-    bytes: Bytes,
-    /// Where the packet identifier goes; `None` for QoS 0, which has none.
-    packet_id_at: Option<usize>,
-}
-
-impl Frame {
-    /// Encodes a message for its subscribers.
-    ///
-    /// DUP and RETAIN are those of this delivery, not those of the publisher (MQTT-3.3.1-3, MQTT-3.3.1-9).
-    pub(super) fn encode(publish: &mut Publish, qos: Qos) -> Self {
-        publish.dup = false;
-        publish.retain = false;
-        // The codec does not write 0; each subscriber's own identifier is written over it.
-        (publish.qos, publish.pkid) = match qos {
-            Qos::AtMostOnce => (QoS::AtMostOnce, 0),
-            Qos::AtLeastOnce => (QoS::AtLeastOnce, 1),
-            Qos::ExactlyOnce => (QoS::ExactlyOnce, 1),
-        };
-        let mut bytes = BytesMut::with_capacity(publish.size());
-        publish.write(&mut bytes).expect("it came in a packet of the same size");
-        let behind_topic = bytes.len() - publish.payload.len();
-        let packet_id_at = (qos != Qos::AtMostOnce).then(|| behind_topic - 2);
-        Self { bytes: bytes.freeze(), packet_id_at }
-    }
-
-    fn cost(&self) -> usize {
-        self.bytes.len() + FRAME_OVERHEAD_BYTES
-    }
-}
-
-/// What became of a frame that was put into an outbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What became of a message that was put into a mailbox.
+#[derive(Debug)]
 pub(super) enum Put {
-    /// The subscriber knows that there is something.
+    /// The subscriber knows that there is something, or will look when it comes back.
     Queued,
     /// It must be woken at the end of this burst.
-    OwesWake,
-    /// The outbox is full.
-    Dropped,
+    OwesWake(Arc<Line>),
+    /// There is no room.
+    Dropped(Full),
+    /// Nobody is there for it: QoS 0 while the client is away, or the session has ended.
+    Ignored,
+}
+
+/// Which bound was reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Full {
+    /// That of the session.
+    Session,
+    /// That of all sessions.
+    Broker,
 }
 
 const MAIL: u8 = 1;
@@ -84,87 +71,15 @@ impl Calls {
     }
 }
 
-/// A session as others see it.
+/// How one connection is reached.
 #[derive(Debug, Default)]
-pub(super) struct Mailbox {
-    outbox: Mutex<Outbox>,
+pub(super) struct Line {
     calls: AtomicU8,
     waker: AtomicWaker,
 }
 
-#[derive(Debug, Default)]
-struct Outbox {
-    frames: VecDeque<Frame>,
-    cost: usize,
-    closed: bool,
-}
-
-impl Mailbox {
-    /// Queues a frame, if no more than `max_bytes` wait then.
-    pub(super) fn put(&self, frame: Frame, max_bytes: usize) -> Put {
-        let mut outbox = self.outbox();
-        if outbox.closed {
-            return Put::Queued;
-        }
-        let cost = outbox.cost + frame.cost();
-        if cost > max_bytes {
-            return Put::Dropped;
-        }
-        outbox.cost = cost;
-        outbox.frames.push_back(frame);
-        drop(outbox);
-        match self.calls.fetch_or(MAIL, Ordering::AcqRel) & MAIL {
-            0 => Put::OwesWake,
-            _ => Put::Queued,
-        }
-    }
-
-    /// Moves frames to `out` until that holds `out_bytes` or the window is full.
-    /// Returns how many were moved, and whether more could be once `out` is written.
-    pub(super) fn take(&self, out: &mut BytesMut, out_bytes: usize, window: &mut Window) -> (u64, bool) {
-        let mut outbox = self.outbox();
-        let mut taken = 0;
-        while let Some(frame) = outbox.frames.front() {
-            if out.len() >= out_bytes {
-                return (taken, true);
-            }
-            let start = out.len();
-            if let Some(at) = frame.packet_id_at {
-                let Some(packet_id) = window.open() else { return (taken, false) };
-                out.extend_from_slice(&frame.bytes);
-                out[start + at..start + at + 2].copy_from_slice(&packet_id.to_be_bytes());
-            } else {
-                out.extend_from_slice(&frame.bytes);
-            }
-            outbox.cost -= frame.cost();
-            outbox.frames.pop_front();
-            taken += 1;
-        }
-        outbox.frames = VecDeque::new();
-        (taken, false)
-    }
-
-    /// The session has ended: nothing is queued any more.
-    pub(super) fn close(&self) {
-        *self.outbox() = Outbox { closed: true, ..Outbox::default() };
-    }
-
-    /// Whether a client is connected to it.
-    pub(super) fn is_online(&self) -> bool {
-        !self.outbox().closed
-    }
-
-    /// Tells the session that a newer one has its client id.
-    pub(super) fn take_over(&self) {
-        self.call(TAKEN_OVER);
-    }
-
-    /// Tells the session that what it may do has changed.
-    pub(super) fn rules_changed(&self) {
-        self.call(RULES_CHANGED);
-    }
-
-    /// Wakes the session for what was put into its outbox.
+impl Line {
+    /// Wakes the session for what was put into its mailbox.
     pub(super) fn wake(&self) {
         self.waker.wake();
     }
@@ -182,173 +97,347 @@ impl Mailbox {
         self.calls.fetch_or(call, Ordering::AcqRel);
         self.waker.wake();
     }
+}
 
-    fn outbox(&self) -> MutexGuard<'_, Outbox> {
-        self.outbox.lock().expect("no panic under this lock")
+/// What all mailboxes share: their bounds, and how much waits in them.
+#[derive(Debug, Default)]
+pub(super) struct Depot {
+    bounds: config::Sessions,
+    bytes: AtomicU64,
+}
+
+impl Depot {
+    pub(super) fn new(bounds: config::Sessions) -> Arc<Self> {
+        Arc::new(Self { bounds, bytes: AtomicU64::new(0) })
+    }
+
+    /// What waits in all mailboxes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    fn changed(&self, before: usize, after: usize) {
+        if after >= before {
+            self.bytes.fetch_add((after - before) as u64, Ordering::Relaxed);
+        } else {
+            self.bytes.fetch_sub((before - after) as u64, Ordering::Relaxed);
+        }
     }
 }
 
-/// QoS 1 messages to a client that it has not acknowledged. Their number is bounded,
-/// so that a client with small buffers is not flooded.
+/// A session as others see it.
 #[derive(Debug, Default)]
-pub(super) struct Window {
-    unacked: VecDeque<u16>,
-    last: u16,
+pub(super) struct Mailbox {
+    /// Of the session, since the start and in its records; 0 for none.
+    pub(super) number: u64,
+    depot: Arc<Depot>,
+    /// It has records: the session was to outlive its connection when it was made. They stay until it ends.
+    kept: AtomicBool,
+    online: AtomicBool,
+    state: Mutex<State>,
 }
 
-impl Window {
-    /// AWS IoT, which devices were written against, has the same.
-    const MAX: usize = 100;
+/// What a session's connections hand over to each other.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) subscriptions: Vec<Subscription>,
+    /// Seconds that the session outlives its connection; 0: it does not.
+    pub(super) expiry: u32,
+    /// Since when there is no connection.
+    pub(super) left: Option<Stamp>,
+    queue: Queue,
+    /// Messages that are on their way to disk and then here.
+    reserved: usize,
+    line: Option<Arc<Line>>,
+    closed: bool,
+}
 
-    /// A packet identifier that is not in use (MQTT-2.3.1-4), or `None` while the window is full.
-    fn open(&mut self) -> Option<u16> {
-        if self.is_full() {
-            return None;
+/// What is left of a session that has ended.
+#[derive(Debug, Default)]
+pub(super) struct Remains {
+    pub(super) subscriptions: Vec<Subscription>,
+    /// Those of the messages of QoS 1 and 2.
+    pub(super) numbers: Vec<u64>,
+    /// All messages.
+    pub(super) messages: u64,
+}
+
+/// What the end of a connection means for its session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Left {
+    /// A newer connection has it.
+    Resumed,
+    /// It has ended, and a newer connection another in its place.
+    Replaced,
+    /// It ends, too.
+    Ends,
+    /// It waits so many seconds for the client.
+    Stays(u32),
+}
+
+impl Mailbox {
+    pub(super) fn new(number: u64, depot: &Arc<Depot>, expiry: u32) -> Self {
+        let state = Mutex::new(State { expiry, ..State::default() });
+        Self { number, depot: Arc::clone(depot), kept: AtomicBool::new(expiry > 0), state, ..Self::default() }
+    }
+
+    /// Whether a client is connected.
+    pub(super) fn is_online(&self) -> bool {
+        self.online.load(Ordering::Acquire)
+    }
+
+    /// Whether its messages are kept on disk.
+    pub(super) fn is_kept(&self) -> bool {
+        self.kept.load(Ordering::Acquire)
+    }
+
+    /// Whether the session outlives its present connection.
+    pub(super) fn outlives(&self) -> bool {
+        self.state().expiry > 0
+    }
+
+    /// Queues a message, if there is room for it.
+    pub(super) fn put(&self, parcel: Parcel) -> Put {
+        let mut state = self.state();
+        if state.closed || (parcel.qos == Qos::AtMostOnce && state.line.is_none()) {
+            return Put::Ignored;
         }
-        loop {
-            self.last = self.last.checked_add(1).unwrap_or(1);
-            if !self.unacked.contains(&self.last) {
-                self.unacked.push_back(self.last);
-                return Some(self.last);
+        if let Err(full) = self.admit(&mut state, parcel.cost()) {
+            return Put::Dropped(full);
+        }
+        let number = match parcel.qos {
+            Qos::AtMostOnce => 0,
+            Qos::AtLeastOnce | Qos::ExactlyOnce => state.queue.next_number(),
+        };
+        state.queue.push(number, parcel);
+        state.call_for_mail()
+    }
+
+    /// Room for a message of QoS 1 or 2 that is kept before it is put: its number.
+    pub(super) fn reserve(&self, parcel: &Parcel) -> Result<u64, Full> {
+        let mut state = self.state();
+        if !state.closed {
+            self.admit(&mut state, parcel.cost())?;
+            state.reserved += 1;
+        }
+        Ok(state.queue.next_number())
+    }
+
+    /// Queues a message for which there is room.
+    pub(super) fn put_reserved(&self, number: u64, parcel: Parcel) -> Put {
+        let mut state = self.state();
+        if state.closed {
+            return Put::Ignored;
+        }
+        state.reserved -= 1;
+        state.queue.push(number, parcel);
+        state.call_for_mail()
+    }
+
+    /// The message does not come.
+    pub(super) fn release(&self, parcel: &Parcel) {
+        let mut state = self.state();
+        if !state.closed {
+            state.reserved -= 1;
+            state.queue.bytes -= parcel.cost();
+            self.depot.changed(parcel.cost(), 0);
+        }
+    }
+
+    fn admit(&self, state: &mut State, cost: usize) -> Result<(), Full> {
+        let Depot { bounds, bytes } = &*self.depot;
+        let (after, count) = (state.queue.bytes + cost, state.queue.len() + state.reserved);
+        if after > bounds.max_queued_bytes || count >= bounds.max_queued_messages {
+            return Err(Full::Session);
+        }
+        if bytes.fetch_add(cost as u64, Ordering::Relaxed) + cost as u64 > bounds.max_total_bytes {
+            bytes.fetch_sub(cost as u64, Ordering::Relaxed);
+            return Err(Full::Broker);
+        }
+        state.queue.bytes = after;
+        Ok(())
+    }
+
+    /// A new connection holds it from now on; the one that did is told. Returns whether there was one.
+    pub(super) fn connect(&self, line: &Arc<Line>, expiry: u32) -> bool {
+        let mut state = self.state();
+        state.expiry = expiry;
+        state.left = None;
+        state.queue.start_again();
+        let older = state.line.replace(Arc::clone(line));
+        self.online.store(true, Ordering::Release);
+        // What waits is found without a call.
+        line.calls.fetch_or(MAIL, Ordering::AcqRel);
+        older.inspect(|older| older.call(TAKEN_OVER)).is_some()
+    }
+
+    /// A connection has ended.
+    pub(super) fn leave(&self, line: &Arc<Line>, now: Stamp) -> Left {
+        let Some(mut held) = self.held_by(line) else {
+            return if self.state().closed { Left::Replaced } else { Left::Resumed };
+        };
+        if held.expiry == 0 {
+            return Left::Ends;
+        }
+        held.line = None;
+        held.left = Some(now);
+        held.queue.forget_qos_0();
+        self.online.store(false, Ordering::Release);
+        Left::Stays(held.expiry)
+    }
+
+    /// The session has ended: nothing is queued any more, and whoever holds it is told.
+    pub(super) fn close(&self) -> Remains {
+        let mut state = self.state();
+        self.depot.changed(state.queue.bytes, 0);
+        self.online.store(false, Ordering::Release);
+        self.kept.store(false, Ordering::Release);
+        let ended = std::mem::replace(&mut *state, State { closed: true, ..State::default() });
+        drop(state);
+        if let Some(line) = ended.line {
+            line.call(TAKEN_OVER);
+        }
+        Remains {
+            subscriptions: ended.subscriptions,
+            numbers: ended.queue.numbers().collect(),
+            messages: ended.queue.len() as u64,
+        }
+    }
+
+    /// Tells the session that what it may do has changed.
+    pub(super) fn rules_changed(&self) {
+        if let Some(line) = &self.state().line {
+            line.call(RULES_CHANGED);
+        }
+    }
+
+    /// What the connection with this line holds; `None` when a newer one does. As long as it is locked, none can.
+    pub(super) fn held_by(&self, line: &Arc<Line>) -> Option<Held<'_>> {
+        let state = self.state();
+        let holds = state.line.as_ref().is_some_and(|holder| Arc::ptr_eq(holder, line));
+        holds.then(|| Held { before: state.queue.bytes, state, depot: &self.depot })
+    }
+
+    /// Takes back what an earlier process had.
+    pub(super) fn restore(&self, subscriptions: Vec<Subscription>, left: Stamp) {
+        let mut state = self.state();
+        state.subscriptions = subscriptions;
+        state.left = Some(left);
+    }
+
+    /// Takes back a message that an earlier process had. Whether it was sent is not known.
+    pub(super) fn restore_message(&self, number: u64, phase: Phase) {
+        let mut state = self.state();
+        let before = state.queue.bytes;
+        state.queue.restore(number, phase);
+        self.depot.changed(before, state.queue.bytes);
+    }
+
+    /// Since when nobody is connected, and how many seconds the session outlives that.
+    pub(super) fn absence(&self) -> Option<(Stamp, u32)> {
+        let state = self.state();
+        state.left.map(|left| (left, state.expiry))
+    }
+
+    /// Messages that wait or are in flight, and what they cost in memory.
+    pub(super) fn queued(&self) -> (u64, u64) {
+        let state = self.state();
+        (state.queue.len() as u64, state.queue.bytes as u64)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic under this lock")
+    }
+}
+
+impl State {
+    fn call_for_mail(&self) -> Put {
+        match &self.line {
+            Some(line) if line.calls.fetch_or(MAIL, Ordering::AcqRel) & MAIL == 0 => {
+                Put::OwesWake(Arc::clone(line))
             }
+            _ => Put::Queued,
         }
-    }
-
-    /// The client has acknowledged this one. Identifiers that are not in use are ignored.
-    pub(super) fn acknowledge(&mut self, packet_id: u16) {
-        if let Some(index) = self.unacked.iter().position(|id| *id == packet_id) {
-            self.unacked.remove(index);
-        }
-        if self.unacked.is_empty() {
-            self.unacked = VecDeque::new();
-        }
-    }
-
-    pub(super) fn is_full(&self) -> bool {
-        self.unacked.len() >= Self::MAX
     }
 }
 
-/// Mailboxes that are to be woken at the end of a burst.
+/// A mailbox that its present connection has locked.
+pub(super) struct Held<'a> {
+    state: MutexGuard<'a, State>,
+    depot: &'a Depot,
+    before: usize,
+}
+
+impl Deref for Held<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Held<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if self.before != self.state.queue.bytes {
+            self.depot.changed(self.before, self.state.queue.bytes);
+        }
+    }
+}
+
+impl Held<'_> {
+    /// Moves messages to `out` until that holds `out_bytes`, or `max_in_flight` are without an ack.
+    pub(super) fn take(
+        &mut self,
+        outlet: &mut Outlet,
+        out: (&mut BytesMut, usize),
+        max_in_flight: u16,
+        clock: &Clock,
+    ) -> Taken {
+        self.queue.take(outlet, out, max_in_flight, clock)
+    }
+
+    /// Drops what waits and is not wanted any more. Returns the numbers of those of QoS 1 and 2.
+    pub(super) fn retain(&mut self, wanted: impl Fn(&Message) -> bool) -> Vec<u64> {
+        self.queue.retain(wanted)
+    }
+
+    /// PUBACK. Returns the number of the message that is done with.
+    pub(super) fn acknowledged(&mut self, packet_id: u16) -> Option<u64> {
+        self.queue.acknowledged(packet_id)
+    }
+
+    /// PUBREC.
+    pub(super) fn recorded(&mut self, packet_id: u16, refused: bool) -> Recorded {
+        self.queue.recorded(packet_id, refused)
+    }
+
+    /// PUBCOMP. Returns the number of the message that is done with.
+    pub(super) fn completed(&mut self, packet_id: u16) -> Option<u64> {
+        self.queue.completed(packet_id)
+    }
+}
+
+/// Sessions that are to be woken at the end of a burst.
 #[derive(Debug, Default)]
-pub(super) struct Wakes(Vec<Arc<Mailbox>>);
+pub(super) struct Wakes(Vec<Arc<Line>>);
 
 impl Wakes {
-    pub(super) fn owe(&mut self, mailbox: &Arc<Mailbox>) {
-        self.0.push(Arc::clone(mailbox));
+    pub(super) fn owe(&mut self, line: Arc<Line>) {
+        self.0.push(line);
     }
 
     pub(super) fn pay(&mut self) {
-        for mailbox in std::mem::take(&mut self.0) {
-            mailbox.wake();
+        for line in std::mem::take(&mut self.0) {
+            line.wake();
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::AtomicUsize;
-
-    use futures_util::task::{ArcWake, waker};
-
-    use super::*;
-
-    fn frame(payload: &str, qos: Qos) -> Frame {
-        Frame::encode(&mut Publish::new("a/ü", QoS::AtLeastOnce, payload), qos)
-    }
-
-    #[derive(Default)]
-    struct Woken(AtomicUsize);
-
-    impl ArcWake for Woken {
-        fn wake_by_ref(this: &Arc<Self>) {
-            this.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    #[test]
-    fn a_frame_is_encoded_once_and_gets_each_subscribers_packet_identifier() {
-        let (mailbox, frame) = (Mailbox::default(), frame("!", Qos::AtLeastOnce));
-        let mut window = Window { last: 0x0203, ..Window::default() };
-        for _ in 0..2 {
-            mailbox.put(frame.clone(), 1_000);
-        }
-        let mut out = BytesMut::new();
-        assert_eq!(mailbox.take(&mut out, 1_000, &mut window), (2, false));
-        assert_eq!(&out[..], b"\x32\x09\0\x04a/\xc3\xbc\x02\x04!\x32\x09\0\x04a/\xc3\xbc\x02\x05!");
-    }
-
-    #[test]
-    fn dup_and_retain_of_the_publisher_are_not_passed_on() {
-        let mut publish =
-            Publish { dup: true, retain: true, pkid: 9, ..Publish::new("a", QoS::AtLeastOnce, "!") };
-        let frame = Frame::encode(&mut publish, Qos::AtMostOnce);
-        assert_eq!(&frame.bytes[..], b"\x30\x04\x00\x01a!");
-    }
-
-    #[test]
-    fn what_exceeds_the_bound_is_dropped_until_there_is_room_again() {
-        let mailbox = Mailbox::default();
-        let one = frame("!", Qos::AtMostOnce);
-        let max_bytes = 2 * one.cost();
-        assert_eq!(mailbox.put(one.clone(), max_bytes), Put::OwesWake);
-        assert_eq!(mailbox.put(one.clone(), max_bytes), Put::Queued);
-        assert_eq!(mailbox.put(one.clone(), max_bytes), Put::Dropped);
-        assert_eq!(mailbox.take(&mut BytesMut::new(), 1, &mut Window::default()), (1, true));
-        assert_eq!(mailbox.put(one.clone(), max_bytes), Put::Queued);
-        assert_eq!(mailbox.put(one, max_bytes), Put::Dropped);
-    }
-
-    #[test]
-    fn a_burst_wakes_a_subscriber_once() {
-        let (mailbox, woken) = (Arc::new(Mailbox::default()), Arc::new(Woken::default()));
-        let waker = waker(Arc::clone(&woken));
-        let mut cx = Context::from_waker(&waker);
-        assert!(mailbox.poll_calls(&mut cx).is_pending());
-        let mut wakes = Wakes::default();
-        for _ in 0..10 {
-            if mailbox.put(frame("!", Qos::AtMostOnce), 10_000) == Put::OwesWake {
-                wakes.owe(&mailbox);
-            }
-        }
-        assert_eq!(woken.0.load(Ordering::Relaxed), 0);
-        wakes.pay();
-        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
-        assert!(
-            matches!(mailbox.poll_calls(&mut cx), Poll::Ready(calls) if calls.mail() && !calls.taken_over())
-        );
-        assert!(mailbox.poll_calls(&mut cx).is_pending());
-    }
-
-    #[test]
-    fn a_full_window_keeps_qos_1_messages_back_until_an_ack() {
-        let (mailbox, mut window) = (Mailbox::default(), Window::default());
-        for _ in 0..Window::MAX + 1 {
-            mailbox.put(frame("!", Qos::AtLeastOnce), 1_000_000);
-        }
-        let mut out = BytesMut::new();
-        assert_eq!(mailbox.take(&mut out, 1_000_000, &mut window), (Window::MAX as u64, false));
-        window.acknowledge(4_711);
-        assert_eq!(mailbox.take(&mut out, 1_000_000, &mut window), (0, false));
-        window.acknowledge(7);
-        assert_eq!(mailbox.take(&mut out, 1_000_000, &mut window), (1, false));
-    }
-
-    #[test]
-    fn packet_identifiers_wrap_around_those_in_use_and_are_never_0() {
-        let mut window = Window::default();
-        assert_eq!(window.open(), Some(1));
-        window.last = u16::MAX - 1;
-        assert_eq!(window.open(), Some(u16::MAX));
-        assert_eq!(window.open(), Some(2), "1 is still in use");
-    }
-
-    #[test]
-    fn a_closed_outbox_holds_nothing() {
-        let mailbox = Mailbox::default();
-        mailbox.put(frame("!", Qos::AtMostOnce), 1_000);
-        mailbox.close();
-        mailbox.put(frame("!", Qos::AtMostOnce), 1_000);
-        assert_eq!(mailbox.take(&mut BytesMut::new(), 1_000, &mut Window::default()), (0, false));
-    }
-}
+mod tests;

@@ -5,12 +5,12 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::Rules;
 use super::outbox::Mailbox;
-use super::registry::SessionKey;
 use super::stream::Source;
 use super::subscriptions::{Subscriptions, Target};
-use super::{Rules, packet};
-use crate::message::Topic;
+use crate::authorize::Principal;
+use crate::message::Qos;
 
 /// Topics that a session remembers. A bridge with more of them pays for looking up again.
 const MAX_TOPICS: usize = 128;
@@ -24,7 +24,8 @@ const MAX_TARGETS: usize = 8;
 /// What becomes of a publish to one topic.
 #[derive(Debug)]
 pub(super) struct Route {
-    pub(super) allowed: bool,
+    /// By QoS, and whether RETAIN is set.
+    allowed: [[bool; 2]; 3],
     /// Whose reading it is; `None` when it is none.
     pub(super) reading: Option<Source>,
     /// As of `generation`; `None` when there are too many to remember.
@@ -43,44 +44,46 @@ impl Routes {
     }
 
     /// The route of a topic, with the subscriptions as they are now.
-    ///
-    /// # Errors
-    /// When it is not a topic name.
     pub(super) fn find(
         &mut self,
         topic: &str,
-        key: &SessionKey,
+        (who, client_id): (&Principal, &str),
         rules: &Rules,
         subscriptions: &Subscriptions,
         publisher: &Arc<Mailbox>,
-    ) -> Result<Arc<Route>, packet::BadPacket> {
+    ) -> Arc<Route> {
         let generation = subscriptions.generation();
         match self.0.get(topic) {
-            Some(route) if route.generation == generation => return Ok(Arc::clone(route)),
+            Some(route) if route.generation == generation => return Arc::clone(route),
             _ => {}
         }
-        Topic::check(topic)
-            .map_err(|_| packet::violation("MQTT-3.3.2-2", "a PUBLISH to what is not a topic name"))?;
         if self.0.len() >= MAX_TOPICS {
             self.clear();
         }
-        let allowed = rules.authorizer.may_publish(&key.identity, topic);
-        let targets = if allowed { subscriptions.of(topic, Some(publisher)) } else { Vec::new() };
+        let may = |qos, retain| rules.authorizer.may_publish(who, topic, qos, retain, false).allowed;
+        let allowed = [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce]
+            .map(|qos| [false, true].map(|retain| may(qos, retain)));
+        let targets = subscriptions.of(topic, Some(publisher));
         let route = Arc::new(Route {
             allowed,
-            reading: rules.streams.source(topic, &key.identity, &key.client_id),
+            reading: rules.streams.source(topic, &who.identity, client_id),
             targets: (targets.len() <= MAX_TARGETS).then_some(targets),
             generation,
         });
         if topic.len() <= MAX_TOPIC_BYTES {
             self.0.insert(topic.into(), Arc::clone(&route));
         }
-        Ok(route)
+        route
     }
 }
 
 impl Route {
-    /// Where a message to the topic that this is the route of goes.
+    /// Whether its session may publish so.
+    pub(super) fn allows(&self, qos: Qos, retain: bool) -> bool {
+        self.allowed[usize::from(qos as u8)][usize::from(retain)]
+    }
+
+    /// Where messages to the topic go that this is the route of.
     pub(super) fn targets(
         &self,
         topic: &str,

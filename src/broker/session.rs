@@ -1,38 +1,40 @@
 //! One connection of one client, from CONNECT to its end: one task, and next to no memory while it is idle.
 
+mod answering;
 mod arrivals;
+mod delivering;
+mod entering;
 mod publishing;
 mod subscribing;
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use rumqttc::mqttbytes::v4::Packet;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
+use self::answering::Owing;
 use self::arrivals::Arrivals;
-use self::publishing::{Parked, Unacked};
-use super::connect::Connect;
+pub(super) use self::entering::Welcome;
+pub(super) use self::publishing::MAX_ALIASES;
+use self::publishing::{Aliases, Parked};
+use super::Shared;
 use super::connection::{Connection, Progress};
 use super::history::Hold;
-use super::outbox::{Calls, Mailbox, Wakes, Window};
-use super::packet::{self, BadPacket, Next};
+use super::outbox::{Calls, Line, Mailbox, Outlet};
+use super::publisher::Publisher;
 use super::registry::SessionKey;
-use super::routes::Routes;
-use super::subscriptions::Filter;
-use super::{Moment, Peer, Rules, Shared};
-use crate::authorize::Principal;
+use super::wire::{
+    self, Answer, BadPacket, ConnectError, Disconnect, Next, Packet, Reason, Unsendable, Version, Will,
+};
 use crate::authorize::refusals::Refusal;
-use crate::buffer::Writer;
+use crate::buffer::Change;
 use crate::message::Stamp;
 
 /// The writer is told when what it has submitted is on disk. For what an earlier connection has submitted,
@@ -50,17 +52,54 @@ pub(super) enum End {
     TakenOver,
     #[error("the gateway is stopping")]
     Stopping,
-    #[error("{1}")]
-    Refused(Refusal, String),
+    #[error("{detail}")]
+    Refused { refusal: Refusal, reason: Reason, detail: String },
+}
+
+impl End {
+    pub(super) fn refused(refusal: Refusal, reason: Reason, detail: impl Into<String>) -> Self {
+        Self::Refused { refusal, reason, detail: detail.into() }
+    }
+
+    /// What the client is told, if it is we who end the connection.
+    pub(super) fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Disconnected | Self::Broken(_) => None,
+            Self::TakenOver => Some(Reason::SessionTakenOver),
+            Self::Stopping => Some(Reason::ServerShuttingDown),
+            Self::Refused { reason, .. } => Some(*reason),
+        }
+    }
 }
 
 impl From<BadPacket> for End {
     fn from(bad: BadPacket) -> Self {
-        let reason = match bad {
+        let refusal = match bad {
             BadPacket::TooLarge { .. } => Refusal::PacketTooLarge,
-            BadPacket::Violation { .. } | BadPacket::Malformed(_) => Refusal::ProtocolViolation,
+            BadPacket::Violation { .. } => Refusal::ProtocolViolation,
         };
-        Self::Refused(reason, bad.to_string())
+        Self::refused(refusal, bad.reason(), bad.to_string())
+    }
+}
+
+impl From<ConnectError> for End {
+    fn from(error: ConnectError) -> Self {
+        let detail = error.to_string();
+        match error {
+            ConnectError::Bad { bad, .. } => bad.into(),
+            ConnectError::Version(_) => {
+                Self::refused(Refusal::ProtocolVersion, Reason::UnsupportedProtocolVersion, detail)
+            }
+            ConnectError::ClientId { .. } => {
+                Self::refused(Refusal::ClientIdInvalid, Reason::ClientIdentifierNotValid, detail)
+            }
+        }
+    }
+}
+
+impl From<Unsendable> for End {
+    fn from(unsendable: Unsendable) -> Self {
+        Self::refused(Refusal::PacketTooLarge, Reason::PacketTooLarge, unsendable.to_string())
     }
 }
 
@@ -77,104 +116,42 @@ enum Event {
 pub(super) struct Session {
     broker: Arc<Shared>,
     key: SessionKey,
-    principal: Arc<Principal>,
-    address: SocketAddr,
-    rules: Arc<Rules>,
-    routes: Routes,
-    writer: Writer,
-    unacked: VecDeque<Unacked>,
+    version: Version,
+    publisher: Publisher,
     history: Hold,
+    /// Answers that must not leave before something is on disk, in their order.
+    owed: Owing,
+    /// Changes of the session's records that are to be submitted.
+    backlog: Vec<Change>,
+    /// The buffer had no room for them.
+    starved: bool,
+    /// Publishes of QoS 1 and 2 that the client waits for an end of.
+    in_flight: u16,
     parked: Option<Box<Parked>>,
     /// A PUBLISH stands at the head of the input and cannot be taken now.
     held: bool,
     arrivals: Arrivals,
+    aliases: Option<Box<Aliases>>,
     mailbox: Arc<Mailbox>,
-    /// There may be something in the outbox that can be written now.
+    line: Arc<Line>,
+    outlet: Outlet,
+    /// Messages that the client takes without having acknowledged them.
+    max_in_flight: u16,
+    /// There may be something in the mailbox that can be written now.
     mail: bool,
     /// Messages come faster than they are written one by one.
     bursts: bool,
-    window: Window,
-    filters: Vec<Filter>,
-    wakes: Wakes,
-    /// How long the client may be silent: one and a half keep alive periods (MQTT-3.1.2-24).
+    /// How long the client may be silent: one and a half keep alive periods (MQTT-3.1.2-24, in 5.0 -22).
     silence: Duration,
     last_heard: Instant,
     stopping: bool,
-    told_of_retain: bool,
+    /// What is published in the client's name when it is gone without a word.
+    will: Option<Box<Will>>,
+    /// Whether it may say with its DISCONNECT that the session is to outlive it.
+    may_outlive: bool,
 }
 
 impl Session {
-    /// Enters the session of a client, if it is let in.
-    pub(super) fn new(
-        broker: &Arc<Shared>,
-        principal: &Arc<Principal>,
-        address: SocketAddr,
-        mut connect: Connect,
-    ) -> Result<Self, End> {
-        let client_id = match std::mem::take(&mut connect.client_id) {
-            id if id.is_empty() => broker.client_id(),
-            id => id,
-        };
-        let key = SessionKey { identity: principal.identity.clone(), client_id: client_id.into() };
-        let longest = broker.limits.max_keep_alive;
-        let keep_alive = match connect.keep_alive {
-            0 => longest,
-            seconds => Duration::from_secs(seconds.into()).min(longest),
-        };
-        let mailbox = Arc::default();
-        let entered = broker.registry.enter(key.clone(), &mailbox, &broker.histories);
-        broker.counters.taken_over.add(entered.took_over.into());
-        let mut session = Self {
-            key,
-            principal: Arc::clone(principal),
-            address,
-            rules: broker.rules(),
-            routes: Routes::default(),
-            writer: broker.buffer.writer(),
-            unacked: VecDeque::new(),
-            history: Hold::take(entered.history),
-            parked: None,
-            held: false,
-            arrivals: Arrivals::default(),
-            mailbox,
-            mail: false,
-            bursts: false,
-            window: Window::default(),
-            filters: Vec::new(),
-            wakes: Wakes::default(),
-            silence: keep_alive.mul_f32(1.5),
-            last_heard: Instant::now(),
-            stopping: false,
-            told_of_retain: false,
-            broker: Arc::clone(broker),
-        };
-        // Rules that change from now on are told to it: it is entered.
-        session.check_identity()?;
-        session.tell_of(&connect);
-        Ok(session)
-    }
-
-    /// Says that it is there, and what its client asked for in vain.
-    fn tell_of(&mut self, connect: &Connect) {
-        let Self { key: SessionKey { identity, client_id }, address, broker, .. } = self;
-        broker.counters.sessions_not_kept.add((!connect.clean_session).into());
-        broker.counters.wills_not_kept.add(connect.has_will.into());
-        let Some(unlogged_before) = broker.may_log(Moment::Connected, &identity.device, *address) else {
-            self.told_of_retain = true;
-            return;
-        };
-        tracing::info!(
-            device = %identity.device, ?client_id, peer = %address, keep_alive_s = connect.keep_alive,
-            unlogged_before, "connected"
-        );
-        if !connect.clean_session {
-            tracing::info!(device = %identity.device, "a session is asked for that outlives its connection: it will not");
-        }
-        if connect.has_will {
-            tracing::info!(device = %identity.device, "a will is given: it will not be published");
-        }
-    }
-
     /// Serves until there is a reason to end.
     pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
         &mut self,
@@ -182,17 +159,18 @@ impl Session {
         cancel: &CancellationToken,
     ) -> Result<Infallible, End> {
         let mut cancelled = pin!(cancel.cancelled());
-        let mut deadline = pin!(tokio::time::sleep_until(self.last_heard + self.silence));
+        let mut deadline = pin!(tokio::time::sleep_until(self.deadline()));
         loop {
             let taken = self.take_packets(connection);
-            self.wakes.pay();
+            self.publisher.wakes.pay();
+            self.submit_backlog()?;
             taken?;
-            self.acknowledge(&mut connection.out);
-            self.deliver(&mut connection.out);
-            if self.stopping && self.unacked.is_empty() {
+            self.acknowledge(&mut connection.out)?;
+            self.deliver(&mut connection.out)?;
+            if self.stopping && self.owed.is_empty() {
                 return Err(End::Stopping);
             }
-            if self.unacked.front().is_some_and(|oldest| oldest.behind.earlier) {
+            if self.waits_for_earlier() {
                 let look = Instant::now() + LOOK_AGAIN;
                 if deadline.deadline() > look {
                     deadline.as_mut().reset(look);
@@ -201,9 +179,9 @@ impl Session {
             match self.event(connection, cancelled.as_mut(), deadline.as_mut()).await? {
                 Event::Connection(Progress::Read) => self.last_heard = Instant::now(),
                 Event::Connection(Progress::Written) | Event::Durable => {}
-                Event::Calls(calls) => self.answer(calls).await?,
+                Event::Calls(calls) => self.heed(calls).await?,
                 Event::Room => self.unpark()?,
-                Event::Deadline => self.check_silence(deadline.as_mut())?,
+                Event::Deadline => self.check_time(deadline.as_mut())?,
                 Event::Cancelled => self.stop(),
             }
         }
@@ -216,18 +194,20 @@ impl Session {
         cancelled: Pin<&mut impl Future<Output = ()>>,
         deadline: Pin<&mut Sleep>,
     ) -> Result<Event, End> {
-        let Self { writer, mailbox, .. } = self;
-        let oldest = self.unacked.front().map(|oldest| oldest.behind.mark);
+        let oldest = self.owed.next_behind().map(|behind| behind.mark);
+        let wants_room = self.parked.is_some() || self.starved;
         let takes_nothing = self.held || self.stopping;
+        let Self { publisher, line, .. } = self;
+        let writer = &publisher.writer;
         tokio::select! {
             biased;
             () = cancelled, if !self.stopping => Ok(Event::Cancelled),
             progress = poll_fn(|cx| connection.poll(cx, takes_nothing)) => Ok(Event::Connection(progress?)),
-            calls = poll_fn(|cx| mailbox.poll_calls(cx)) => Ok(Event::Calls(calls)),
+            calls = poll_fn(|cx| line.poll_calls(cx)) => Ok(Event::Calls(calls)),
             durable = writer.until_durable(oldest.unwrap_or_default()), if oldest.is_some() => {
                 durable.map(|()| Event::Durable).map_err(|_| End::Stopping)
             }
-            () = writer.room(), if self.parked.is_some() => Ok(Event::Room),
+            () = writer.room(), if wants_room => Ok(Event::Room),
             () = deadline => Ok(Event::Deadline),
         }
     }
@@ -239,10 +219,11 @@ impl Session {
         }
         // All of one read were received at one time.
         let now = self.broker.clock.stamp();
+        let max_bytes = self.broker.limits.max_packet_bytes;
         loop {
             let bytes = connection.input.len();
             let takes_publishes = self.takes_publishes();
-            match packet::next(&mut connection.input, self.broker.limits.max_packet_bytes, takes_publishes)? {
+            match wire::next(&mut connection.input, self.version, max_bytes, takes_publishes)? {
                 Next::Packet(packet) => {
                     let received = self.arrivals.take(bytes - connection.input.len()).unwrap_or(now);
                     self.take(packet, received, &mut connection.out)?;
@@ -263,34 +244,44 @@ impl Session {
         Ok(())
     }
 
+    /// A client of 5.0 is told how many publishes may wait for their ack, and keeps to it.
     fn takes_publishes(&self) -> bool {
-        self.parked.is_none() && self.unacked.len() < self.broker.limits.max_inflight.into()
+        self.parked.is_none()
+            && (self.version == Version::V5 || self.owed.len() < self.broker.limits.max_inflight.into())
     }
 
     fn take(&mut self, packet: Packet, received: Stamp, out: &mut BytesMut) -> Result<(), End> {
         match packet {
-            Packet::Publish(publish) => {
-                self.count(&publish)?;
-                self.publish(publish, received)
-            }
-            Packet::PubAck(ack) => {
-                self.window.acknowledge(ack.pkid);
-                self.mail = true;
-                Ok(())
-            }
+            Packet::Publish(publish) => self.take_publish(publish, received),
+            Packet::Ack(ack) => self.take_ack(ack, out),
             Packet::Subscribe(subscribe) => self.subscribe(&subscribe, out),
             Packet::Unsubscribe(unsubscribe) => self.unsubscribe(&unsubscribe, out),
-            Packet::PingReq => {
-                packet::write(&Packet::PingResp, out);
-                Ok(())
-            }
-            Packet::Disconnect => Err(End::Disconnected),
-            // `packet::next` lets no other pass.
-            other => Err(BadPacket::Malformed(format!("unexpected {other:?}")).into()),
+            Packet::PingReq => Ok(self.outlet.answer(&Answer::PingResp, out)?),
+            Packet::Disconnect(disconnect) => Err(self.take_disconnect(disconnect)),
+            // It has agreed to no method of authentication (MQTT-4.12.0-6).
+            Packet::Auth => Err(protocol_error("an AUTH without a method of authentication")),
         }
     }
 
-    async fn answer(&mut self, calls: Calls) -> Result<(), End> {
+    fn take_disconnect(&mut self, disconnect: Disconnect) -> End {
+        if let Some(expiry) = disconnect.session_expiry {
+            if !self.may_outlive && expiry > 0 {
+                // Section 3.14.2.2.2.
+                return protocol_error("a DISCONNECT that prolongs a session which was to end with it");
+            }
+            let expiry = self.broker.bounded_expiry(expiry);
+            match self.mailbox.held_by(&self.line) {
+                Some(mut held) => held.expiry = expiry,
+                None => return End::TakenOver,
+            }
+        }
+        if disconnect.reason == Reason::Success {
+            self.will = None;
+        }
+        End::Disconnected
+    }
+
+    async fn heed(&mut self, calls: Calls) -> Result<(), End> {
         if calls.taken_over() {
             return Err(End::TakenOver);
         }
@@ -307,17 +298,27 @@ impl Session {
         Ok(())
     }
 
-    fn check_silence(&mut self, deadline: Pin<&mut Sleep>) -> Result<(), End> {
+    /// When there is something to check about time.
+    fn deadline(&self) -> Instant {
+        let silent = self.last_heard + self.silence;
+        self.publisher.who.ends.map_or(silent, |ends| silent.min(ends.into()))
+    }
+
+    fn check_time(&mut self, deadline: Pin<&mut Sleep>) -> Result<(), End> {
         if self.held {
             // It is we who do not listen.
             self.last_heard = Instant::now();
         }
-        let end = self.last_heard + self.silence;
-        if end <= Instant::now() {
+        let now = Instant::now();
+        if self.last_heard + self.silence <= now {
             let what = format!("nothing was heard for {} s", self.silence.as_secs());
-            return Err(End::Refused(Refusal::KeepAliveExpired, what));
+            return Err(End::refused(Refusal::KeepAliveExpired, Reason::KeepAliveTimeout, what));
         }
-        deadline.reset(end);
+        if self.publisher.who.ends.is_some_and(|ends| now >= ends.into()) {
+            let what = "the token of the connection has expired";
+            return Err(End::refused(Refusal::TokenExpired, Reason::MaximumConnectTime, what));
+        }
+        deadline.reset(self.deadline());
         Ok(())
     }
 
@@ -328,18 +329,19 @@ impl Session {
     }
 
     fn refuse(&self, reason: Refusal, detail: &str) {
-        self.broker.refusals.record(reason, self.address.ip(), Some(&self.key.identity.device), detail);
+        self.publisher.refuse(&self.broker, reason, detail);
     }
+}
+
+/// The client breaks a rule of the protocol.
+fn protocol_error(what: &str) -> End {
+    End::refused(Refusal::ProtocolViolation, Reason::ProtocolError, what)
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.mailbox.close();
-        if !self.filters.is_empty() {
-            self.broker.subscriptions.remove(&self.filters, &self.mailbox);
-        }
         // In this order: the next session of the client finds its history in one place or the other.
         self.broker.histories.leave(&self.key, &self.history);
-        self.broker.registry.leave(&self.key, &self.mailbox);
+        self.leave();
     }
 }

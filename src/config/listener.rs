@@ -37,10 +37,6 @@ pub(super) fn listener(mut table: Table) -> Listener {
             .number("max_inflight", 1..=u64::from(u16::MAX))
             .and_then(|number| u16::try_from(number).ok())
             .unwrap_or(default.max_inflight),
-        max_queued_bytes: table
-            .bytes("max_queued", 1024)
-            .and_then(|bytes| usize::try_from(bytes).ok())
-            .unwrap_or(default.max_queued_bytes),
         max_subscriptions: table.count("max_subscriptions", 1..=100_000).unwrap_or(default.max_subscriptions),
         max_keep_alive: table
             .duration("max_keep_alive", SECOND..=Duration::from_secs(65_535))

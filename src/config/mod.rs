@@ -7,6 +7,7 @@ mod access;
 mod listener;
 mod parse;
 mod secret;
+mod sessions;
 mod settings;
 mod sinks;
 mod table;
@@ -119,7 +120,7 @@ fn unreadable(file: &Path, error: &std::io::Error) -> Invalid {
 
 /// A variable with one underscore where two divide the table from the key: it would be passed over.
 fn half_written(name: &str) -> Option<Problem> {
-    const TABLES: [&str; 11] = [
+    const TABLES: [&str; 13] = [
         "GATEWAY",
         "LOG",
         "PKI",
@@ -127,6 +128,8 @@ fn half_written(name: &str) -> Option<Problem> {
         "WEBSOCKET",
         "PLAIN",
         "LIMITS",
+        "SESSIONS",
+        "RETAINED",
         "ACCESS",
         "ANONYMOUS",
         "BUFFER",

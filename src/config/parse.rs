@@ -9,6 +9,7 @@ use figment::value::{Dict, Value};
 
 use super::access::{DoorSettings, access, device_match};
 use super::listener::{limits, listener, plain, websocket};
+use super::sessions::{retained, sessions};
 use super::sinks::sinks;
 use super::table::{Notes, Table, secret_of, shown};
 use super::{
@@ -58,6 +59,8 @@ pub(super) fn config(figment: &Figment) -> Result<(Config, Vec<Problem>), Invali
         client_auth: ClientAuth::Optional,
     }));
     let access = access(&mut root, &doors);
+    let sessions = sessions(root.table("sessions"));
+    let retained = retained(root.table("retained"));
     let streams = streams(&mut root);
     let buffer = buffer(root.table("buffer"));
     let clock = clock(root.table("clock"));
@@ -73,6 +76,8 @@ pub(super) fn config(figment: &Figment) -> Result<(Config, Vec<Problem>), Invali
         websocket,
         plain,
         limits,
+        sessions,
+        retained,
         access,
         streams,
         buffer,

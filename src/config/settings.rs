@@ -1,13 +1,19 @@
 //! The settings as the program uses them, one struct a module, with their defaults.
 
+mod access;
+mod listener;
 mod retained;
+mod sessions;
 mod sink;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use access::*;
+pub use listener::*;
 pub use retained::*;
+pub use sessions::*;
 pub use sink::*;
 
 use super::Secret;
@@ -34,6 +40,10 @@ pub struct Config {
     pub plain: Option<Plain>,
     /// What one address may do.
     pub limits: Limits,
+    /// What is kept for clients that are away or slow.
+    pub sessions: Sessions,
+    /// What is kept for those who subscribe later.
+    pub retained: Retained,
     /// Who may do what.
     pub access: Access,
     /// Which publishes are readings.

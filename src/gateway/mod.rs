@@ -18,8 +18,8 @@ use tokio::sync::watch;
 use self::signals::Asked;
 pub use self::signals::Signals;
 use crate::api::{Api, Handles};
-use crate::authorize::refusals::Refusals;
-use crate::broker::Broker;
+use crate::authorize::{Authenticator, refusals::Refusals};
+use crate::broker::{self, Broker};
 use crate::buffer::{self, Buffer};
 use crate::clock::Clock;
 use crate::config::{self, Config};
@@ -178,10 +178,11 @@ impl Gateway {
         let tls = pki.server_tls();
         let access = AccessControl::open(&config, clock.clone(), tls.clone());
         let authorizer = access.authorizer();
+        let Config { listener, sessions, retained, streams, .. } = &config;
         let broker = Broker::new(
-            &config.listener,
-            &config.streams,
+            broker::Settings { limits: listener, sessions, retained, streams },
             authorizer,
+            Authenticator::new(clock.clone()),
             buffer.clone(),
             clock.clone(),
             refusals.clone(),
@@ -202,6 +203,7 @@ impl Gateway {
         let service = tasks.spawner(Stage::Service);
         let looking = access.clone().run(handles.broker.clone(), service.cancelled().clone());
         service.essential("access", looking);
+        service.essential("broker", handles.broker.clone().run(service.cancelled().clone()));
         let entrance = Entrance::new(&config.listener, &config.limits, tls.clone(), refusals);
         let accepting = tasks.spawner(Stage::Listener);
         for (listener, address, name) in listeners {

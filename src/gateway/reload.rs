@@ -64,6 +64,8 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("plain", old.plain != new.plain),
         ("limits", old.limits != new.limits),
         ("anonymous.name", old.access.anonymous != new.access.anonymous),
+        ("sessions", old.sessions != new.sessions),
+        ("retained", old.retained != new.retained),
         ("buffer", old.buffer != new.buffer),
         ("clock", old.clock != new.clock),
         ("sink", old.sinks != new.sinks),

@@ -1,5 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -22,7 +23,15 @@ fn retained(max_messages: usize, max_bytes: u64) -> Retained {
 fn message_at(topic: &str, payload: &[u8], expiry: Option<u32>, received: Stamp) -> Arc<Message> {
     let properties =
         expiry.map(|seconds| Box::new(Properties { message_expiry: Some(seconds), ..Properties::default() }));
-    Arc::new(Message::new(topic.to_owned(), payload, properties, Qos::AtLeastOnce, true, received, 0))
+    Arc::new(Message::new(
+        topic.to_owned(),
+        Bytes::copy_from_slice(payload),
+        properties,
+        Qos::AtLeastOnce,
+        true,
+        received,
+        0,
+    ))
 }
 
 fn message(topic: &str, payload: &[u8]) -> Arc<Message> {

@@ -1,41 +1,16 @@
 //! What a session does with a PUBLISH. Promise P1 stands in [`Session::publish`].
 
-use std::collections::VecDeque;
-use std::sync::Arc;
-
-use bytes::{BufMut, BytesMut};
-use rumqttc::mqttbytes::QoS;
-use rumqttc::mqttbytes::v4::Publish;
-
-use super::{End, Session};
+use super::{End, Session, protocol_error};
 use crate::authorize::refusals::Refusal;
-use crate::broker::history::Original;
-use crate::broker::outbox::{Frame, Put};
+use crate::broker::history::{Fingerprint, Original};
+use crate::broker::kept;
+use crate::broker::publisher::Outcome;
 use crate::broker::routes::Route;
-use crate::broker::subscriptions::Target;
-use crate::buffer::{SubmitError, Wait};
-use crate::message::{Incoming, Qos, Stamp};
+use crate::broker::wire::{AckKind, Publish, Reason, Version};
+use crate::message::{Qos, Stamp};
 
-/// Messages are moved from the outbox so many bytes at a time.
-const OUT_BYTES: usize = 32 * 1024;
-
-/// A QoS 1 publish that waits for its PUBACK.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Unacked {
-    /// What must be on disk before it.
-    pub(super) behind: Original,
-    packet_id: u16,
-}
-
-/// What the buffer has of a publish.
-enum Stored {
-    /// It has it from now on, or needs not have it.
-    Now(Original),
-    /// It has it from an earlier transmission.
-    Before(Original),
-    /// It has no room.
-    Not,
-}
+/// Topics that a client may give a number, which we then remember for it.
+pub(in crate::broker) const MAX_ALIASES: u16 = 16;
 
 /// A publish for which the buffer had no room.
 #[derive(Debug)]
@@ -44,183 +19,184 @@ pub(super) struct Parked {
     received: Stamp,
 }
 
+/// The topics that the client has given numbers.
+pub(super) type Aliases = [Option<Box<str>>; MAX_ALIASES as usize];
+
+/// What became of a publish with QoS 1 or 2.
+enum Taken {
+    /// It is acknowledged behind this.
+    Now(Original, Reason),
+    /// As an earlier transmission of it.
+    Before(Original),
+    /// There is no room for it on disk.
+    Not(Publish),
+}
+
 impl Session {
-    /// Counts what this version does not keep as the client wishes, and refuses what it cannot take at all.
-    pub(super) fn count(&mut self, publish: &Publish) -> Result<(), End> {
+    /// A PUBLISH has come.
+    pub(super) fn take_publish(&mut self, mut publish: Publish, received: Stamp) -> Result<(), End> {
         let counters = &self.broker.counters;
         match publish.qos {
-            QoS::AtMostOnce => counters.publishes_qos0.add(1),
-            QoS::AtLeastOnce => counters.publishes_qos1.add(1),
-            QoS::ExactlyOnce => {
-                let what = format!("a publish with QoS 2 to {}; use QoS 1", publish.topic);
-                return Err(End::Refused(Refusal::QosUnsupported, what));
-            }
+            Qos::AtMostOnce => counters.publishes_qos0.add(1),
+            Qos::AtLeastOnce => counters.publishes_qos1.add(1),
+            Qos::ExactlyOnce => counters.publishes_qos2.add(1),
         }
-        if publish.retain {
-            counters.retained_not_kept.add(1);
-            if !std::mem::replace(&mut self.told_of_retain, true) {
-                tracing::info!(
-                    device = %self.key.identity.device, topic = ?publish.topic,
-                    "RETAIN is set: the message is delivered and not kept"
-                );
-            }
+        if publish.topic_alias.is_some() {
+            self.resolve_alias(&mut publish)?;
         }
-        Ok(())
-    }
-
-    /// P1: authorize, submit, ack. The ack leaves when the reading is on disk.
-    pub(super) fn publish(&mut self, publish: Publish, received: Stamp) -> Result<(), End> {
-        let Some(route) = self.authorize(&publish)? else { return Ok(()) };
-        match self.store(&route, &publish, received)? {
-            Stored::Now(original) => self.owe_ack(&publish, original),
-            Stored::Before(original) => {
+        if publish.qos == Qos::ExactlyOnce {
+            let original = self.history.lock().ok_or(End::TakenOver)?.received(publish.packet_id);
+            if let Some(original) = original {
+                // Until it is released this is the same publish, whatever it holds (MQTT-4.3.3-2, in 5.0 -10).
                 self.broker.counters.retransmissions.add(1);
-                self.owe_ack(&publish, original);
-                return Ok(());
-            }
-            Stored::Not if publish.qos == QoS::AtMostOnce => self.writer.count_refused(),
-            Stored::Not => {
-                self.parked = Some(Box::new(Parked { publish, received }));
+                self.owe(AckKind::Pubrec, publish.packet_id, Reason::Success, original);
                 return Ok(());
             }
         }
-        self.fan_out(&route, publish);
+        if publish.qos != Qos::AtMostOnce {
+            let max = self.broker.limits.max_inflight;
+            if self.version == Version::V5 && self.in_flight >= max {
+                // MQTT-3.3.4-9.
+                let what = format!("more than {max} publishes without an ack, the receive maximum");
+                return Err(End::refused(Refusal::ProtocolViolation, Reason::ReceiveMaximumExceeded, what));
+            }
+            self.in_flight = self.in_flight.saturating_add(1);
+        }
+        self.publish(publish, received)
+    }
+
+    /// P1: authorize, submit, ack. The ack leaves when what is kept of it is on disk.
+    pub(super) fn publish(&mut self, publish: Publish, received: Stamp) -> Result<(), End> {
+        let route = self.publisher.route(&self.broker, &publish.topic);
+        if let Some((refusal, reason)) = refusal(&route, &publish) {
+            return self.refuse_publish(&publish, refusal, reason);
+        }
+        let (qos, packet_id) = (publish.qos, publish.packet_id);
+        let kind = match qos {
+            Qos::AtMostOnce => return self.publish_at_most_once(&route, publish, received),
+            Qos::AtLeastOnce => AckKind::Puback,
+            Qos::ExactlyOnce => AckKind::Pubrec,
+        };
+        match self.submit(&route, publish, received)? {
+            Taken::Now(behind, reason) => self.owe(kind, packet_id, reason, behind),
+            Taken::Before(behind) => {
+                self.broker.counters.retransmissions.add(1);
+                self.owe(kind, packet_id, Reason::Success, behind);
+            }
+            Taken::Not(publish) => self.parked = Some(Box::new(Parked { publish, received })),
+        }
         Ok(())
     }
 
-    /// Where a publish goes; `None` when it goes nowhere.
-    fn authorize(&mut self, publish: &Publish) -> Result<Option<Arc<Route>>, End> {
-        let route = self.routes.find(
-            &publish.topic,
-            &self.key,
-            &self.rules,
-            &self.broker.subscriptions,
-            &self.mailbox,
-        )?;
-        if route.allowed {
-            return Ok(Some(route));
-        }
-        if publish.qos != QoS::AtMostOnce {
-            // A PUBACK would make it look stored.
-            return Err(End::Refused(Refusal::PublishNotAllowed, publish.topic.clone()));
-        }
-        self.refuse(Refusal::PublishNotAllowed, &publish.topic);
-        Ok(None)
-    }
-
-    /// Hands a reading to the buffer, unless it has it. A publish which is no reading leaves behind those before it.
-    fn store(&mut self, route: &Route, publish: &Publish, received: Stamp) -> Result<Stored, End> {
-        let Some(source) = &route.reading else {
-            return Ok(Stored::Now(self.unacked.back().map(|before| before.behind).unwrap_or_default()));
-        };
-        let (qos, wait) = match publish.qos {
-            QoS::AtMostOnce => (Qos::AtMostOnce, Wait::Nobody),
-            QoS::AtLeastOnce | QoS::ExactlyOnce => (Qos::AtLeastOnce, Wait::ForAck),
-        };
-        let mut history = match wait {
-            Wait::Nobody => None,
-            Wait::ForAck => Some(self.history.lock().ok_or(End::TakenOver)?),
-        };
-        if publish.dup
-            && let Some(original) = history.as_ref().and_then(|history| history.find(publish, received))
-        {
-            return Ok(Stored::Before(original));
-        }
-        let stream = self.rules.streams.get(source.stream);
-        let unfit = match &source.fault {
-            None => stream.fault(&source.device, &publish.payload),
-            fault => fault.clone(),
-        };
-        let reading = Incoming {
-            device: &source.device,
-            stream: &stream.name,
-            topic: &publish.topic,
-            payload: &publish.payload,
-            qos,
-            received,
-            fault: unfit.as_deref(),
-        };
-        let mark = match self.writer.submit(Some(&reading), Vec::new(), wait) {
-            Ok(receipt) => receipt.mark,
-            Err(SubmitError::Full) => return Ok(Stored::Not),
-            Err(SubmitError::Closed) => return Err(End::Stopping),
-        };
-        if let Some(history) = &mut history {
-            history.remember(publish, mark, received, self.unacked.len());
-        }
-        self.broker.counters.readings.add(1);
-        drop(history);
-        if let Some(fault) = unfit {
-            self.broker.counters.readings_unfit.add(1);
-            self.refuse(Refusal::PayloadUnfit, &format!("{}: {fault}", publish.topic));
-        }
-        Ok(Stored::Now(Original { mark, earlier: false }))
-    }
-
-    fn owe_ack(&mut self, publish: &Publish, behind: Original) {
-        if publish.qos != QoS::AtMostOnce {
-            self.unacked.push_back(Unacked { behind, packet_id: publish.pkid });
-        }
-    }
-
-    /// Writes the acks of everything that is on disk.
-    pub(super) fn acknowledge(&mut self, out: &mut BytesMut) {
-        if self.unacked.is_empty() {
-            return;
-        }
-        let durable = self.writer.durable();
-        while let Some(Unacked { behind, packet_id }) = self.unacked.front()
-            && behind.mark <= durable
-        {
-            out.put_slice(&[0x40, 2]);
-            out.put_u16(*packet_id);
-            self.unacked.pop_front();
-        }
-        if self.unacked.is_empty() {
-            self.unacked = VecDeque::new();
-        }
-    }
-
-    /// Gives a message to its subscribers. It does not wait for the disk, nor for any of them.
-    fn fan_out(&mut self, route: &Route, mut publish: Publish) {
-        let published = match publish.qos {
-            QoS::AtMostOnce => Qos::AtMostOnce,
-            QoS::AtLeastOnce | QoS::ExactlyOnce => Qos::AtLeastOnce,
-        };
-        let broker = &self.broker;
-        let mut frames: [Option<Frame>; 3] = [None, None, None];
-        for target in &*route.targets(&publish.topic, &broker.subscriptions, &self.mailbox) {
-            let Some(subscriber) = (match target {
-                Target::One(subscriber) => Some(subscriber),
-                Target::Shared(group) => group.in_turn().next(),
-            }) else {
-                continue;
-            };
-            let qos = subscriber.qos.min(published);
-            let frame = frames[qos as usize].get_or_insert_with(|| Frame::encode(&mut publish, qos)).clone();
-            match subscriber.mailbox.put(frame, broker.limits.max_queued_bytes) {
-                Put::Queued => {}
-                Put::OwesWake => self.wakes.owe(&subscriber.mailbox),
-                Put::Dropped => broker.counters.dropped_slow_subscriber.add(1),
+    fn submit(&mut self, route: &Route, publish: Publish, received: Stamp) -> Result<Taken, End> {
+        let is_exactly_once = publish.qos == Qos::ExactlyOnce;
+        let mut changes = Vec::new();
+        if is_exactly_once && self.mailbox.is_kept() {
+            // In their order: the identifier may have been released just now.
+            self.submit_backlog()?;
+            if self.starved {
+                return Ok(Taken::Not(publish));
             }
+            changes.push(kept::put_received(self.mailbox.number, publish.packet_id));
+        }
+        let packet_id = publish.packet_id;
+        // A publish that is no reading is delivered anew when it is repeated: it is not stored.
+        let fingerprint = route.reading.is_some().then(|| Fingerprint::new(&publish, received));
+        // As long as it is locked, no newer connection can take the same publish.
+        let mut history = self.history.lock().ok_or(End::TakenOver)?;
+        if publish.dup
+            && let Some(original) = fingerprint.as_ref().and_then(|fingerprint| history.find(fingerprint))
+        {
+            if is_exactly_once {
+                history.receive(packet_id, original);
+                self.backlog.append(&mut changes);
+            }
+            return Ok(Taken::Before(original));
+        }
+        let (mark, matched) = match self.publisher.publish(&self.broker, route, publish, received, changes) {
+            Outcome::Taken { mark, matched } => (mark, matched),
+            Outcome::Full(publish) => return Ok(Taken::Not(publish)),
+            Outcome::Closed => return Err(End::Stopping),
+        };
+        let original = Original { mark, earlier: false };
+        if let Some(fingerprint) = fingerprint {
+            history.remember(fingerprint, mark, self.owed.len());
+        }
+        if is_exactly_once {
+            history.receive(packet_id, original);
+        }
+        let reason = if matched { Reason::Success } else { Reason::NoMatchingSubscribers };
+        Ok(Taken::Now(original, reason))
+    }
+
+    fn publish_at_most_once(&mut self, route: &Route, publish: Publish, received: Stamp) -> Result<(), End> {
+        match self.publisher.publish(&self.broker, route, publish, received, Vec::new()) {
+            Outcome::Taken { .. } => Ok(()),
+            Outcome::Full(publish) => {
+                self.publisher.writer.count_refused();
+                self.publisher.deliver_only(&self.broker, route, publish, received);
+                Ok(())
+            }
+            Outcome::Closed => Err(End::Stopping),
         }
     }
 
-    /// Moves messages from the outbox to the output.
-    pub(super) fn deliver(&mut self, out: &mut BytesMut) {
-        if self.mail && !self.stopping {
-            let (count, more) = self.mailbox.take(out, OUT_BYTES, &mut self.window);
-            self.broker.counters.delivered.add(count);
-            self.bursts = count > 1;
-            self.mail = more;
-        }
+    /// 3.1.1 cannot say no, and a PUBACK would make it look taken: the connection is closed.
+    fn refuse_publish(&mut self, publish: &Publish, refusal: Refusal, reason: Reason) -> Result<(), End> {
+        let kind = match (publish.qos, self.version) {
+            (Qos::AtMostOnce, _) => {
+                self.refuse(refusal, &publish.topic);
+                return Ok(());
+            }
+            (_, Version::V3) => return Err(End::refused(refusal, reason, publish.topic.clone())),
+            (Qos::AtLeastOnce, Version::V5) => AckKind::Puback,
+            (Qos::ExactlyOnce, Version::V5) => AckKind::Pubrec,
+        };
+        self.refuse(refusal, &publish.topic);
+        self.owe(kind, publish.packet_id, reason, Original::default());
+        Ok(())
     }
 
-    /// Tries the parked publish again.
+    /// Puts the topic in the place of its number, or remembers it (section 3.3.2.3.4).
+    fn resolve_alias(&mut self, publish: &mut Publish) -> Result<(), End> {
+        let Some(alias) = publish.topic_alias.take() else { return Ok(()) };
+        let aliases = self.aliases.get_or_insert_default();
+        let Some(topic) = alias.checked_sub(1).and_then(|index| aliases.get_mut(usize::from(index))) else {
+            // MQTT-3.3.2-9.
+            let what = format!("the topic alias {alias}, more than {MAX_ALIASES}");
+            return Err(End::refused(Refusal::ProtocolViolation, Reason::TopicAliasInvalid, what));
+        };
+        if !publish.topic.is_empty() {
+            *topic = Some(publish.topic.as_str().into());
+            return Ok(());
+        }
+        match topic {
+            Some(topic) => publish.topic = topic.to_string(),
+            None => return Err(protocol_error("a topic alias that stands for nothing")),
+        }
+        Ok(())
+    }
+
+    /// Tries again what there was no room for.
     pub(super) fn unpark(&mut self) -> Result<(), End> {
+        self.submit_backlog()?;
         match self.parked.take() {
             Some(parked) => self.publish(parked.publish, parked.received),
             None => Ok(()),
         }
     }
+}
+
+/// Why a publish is not taken, and what its publisher is told.
+fn refusal(route: &Route, publish: &Publish) -> Option<(Refusal, Reason)> {
+    if !route.allows(publish.qos, publish.retain) {
+        return Some((Refusal::PublishNotAllowed, Reason::NotAuthorized));
+    }
+    // A reading is kept whatever it holds, and its stream says what is wrong with it.
+    let says_utf8 =
+        publish.properties.as_ref().is_some_and(|properties| properties.payload_format == Some(1));
+    if says_utf8 && route.reading.is_none() && std::str::from_utf8(&publish.payload).is_err() {
+        return Some((Refusal::PayloadUnfit, Reason::PayloadFormatInvalid));
+    }
+    None
 }

@@ -1,99 +1,170 @@
 //! What a session may hear: SUBSCRIBE, UNSUBSCRIBE, and rules that change.
 
 use bytes::BytesMut;
-use rumqttc::mqttbytes::QoS;
-use rumqttc::mqttbytes::v4::{Packet, SubAck, Subscribe, SubscribeReasonCode, UnsubAck, Unsubscribe};
 
 use super::{End, Session};
-use crate::authorize::IdentityKind;
 use crate::authorize::refusals::Refusal;
-use crate::broker::packet::{self, BadPacket};
-use crate::broker::subscriptions::{Filter, Options, Subscription, Subscriptions};
+use crate::broker::kept;
+use crate::broker::outbox::{Parcel, Put};
+use crate::broker::subscriptions::{Filter, Identifiers, InvalidSubscription, Subscription, Subscriptions};
+use crate::broker::wire::{Answer, Reason, RetainHandling, Subscribe, Unsubscribe};
 use crate::message::Qos;
 
 impl Session {
     pub(super) fn subscribe(&mut self, subscribe: &Subscribe, out: &mut BytesMut) -> Result<(), End> {
         let mut codes = Vec::with_capacity(subscribe.filters.len());
         for wanted in &subscribe.filters {
-            let filter = parse_filter(&wanted.path)?;
-            let qos = match wanted.qos {
-                QoS::AtMostOnce => Qos::AtMostOnce,
-                // A lower QoS than asked for may be granted (MQTT-3.8.4-6).
-                QoS::AtLeastOnce | QoS::ExactlyOnce => Qos::AtLeastOnce,
-            };
-            codes.push(match self.grant(filter, qos) {
-                Ok(Qos::AtMostOnce) => SubscribeReasonCode::Success(QoS::AtMostOnce),
-                Ok(Qos::AtLeastOnce) => SubscribeReasonCode::Success(QoS::AtLeastOnce),
-                Ok(Qos::ExactlyOnce) => SubscribeReasonCode::Success(QoS::ExactlyOnce),
-                Err(refusal) => {
-                    self.refuse(refusal, &wanted.path);
-                    SubscribeReasonCode::Failure
+            let subscription = Subscription::parse(wanted, subscribe.identifier)?;
+            codes.push(match self.grant(subscription, wanted.retain_handling)? {
+                Ok(Qos::AtMostOnce) => Reason::Success,
+                Ok(Qos::AtLeastOnce) => Reason::GrantedQos1,
+                Ok(Qos::ExactlyOnce) => Reason::GrantedQos2,
+                Err((refusal, reason)) => {
+                    self.refuse(refusal, &wanted.filter);
+                    reason
                 }
             });
         }
-        // One code for each filter, in their order (MQTT-3.8.4-5).
-        packet::write(&Packet::SubAck(SubAck::new(subscribe.pkid, codes)), out);
-        Ok(())
+        self.keep_session()?;
+        // One code for each filter, in their order (MQTT-3.8.4-5, in 5.0 -6).
+        self.owe_behind_backlog(Answer::SubAck { packet_id: subscribe.packet_id, codes }, out)
     }
 
-    fn grant(&mut self, filter: Filter, qos: Qos) -> Result<Qos, Refusal> {
-        if !self.rules.authorizer.may_subscribe(&self.key.identity, &filter.topics) {
-            return Err(Refusal::SubscribeNotAllowed);
+    fn grant(
+        &mut self,
+        mut subscription: Subscription,
+        retain_handling: RetainHandling,
+    ) -> Result<Result<Qos, (Refusal, Reason)>, End> {
+        let Subscription { filter, options, identifier } = &mut subscription;
+        let authorizer = &self.publisher.rules.authorizer;
+        let decision = authorizer.may_subscribe(&self.publisher.who, &filter.topics, options.qos);
+        if !decision.allowed {
+            return Ok(Err((Refusal::SubscribeNotAllowed, Reason::NotAuthorized)));
         }
-        let is_new = !self.filters.contains(&filter);
-        let too_many = is_new && self.filters.len() >= self.broker.limits.max_subscriptions;
-        if too_many || !Subscriptions::can_hold(&filter) {
-            return Err(Refusal::SubscribeImpossible);
+        if !Subscriptions::can_hold(filter) {
+            return Ok(Err((Refusal::SubscribeImpossible, Reason::TopicFilterInvalid)));
         }
-        let options = Options { qos, no_local: false, retain_as_published: false };
-        let subscription = Subscription { filter, options, identifier: None };
+        options.qos = options.qos.min(decision.max_qos);
+        let (qos, filter, identifier) = (options.qos, filter.clone(), *identifier);
+        // As long as the session is held, it cannot end and leave the subscription behind.
+        let mut held = self.mailbox.held_by(&self.line).ok_or(End::TakenOver)?;
+        let place = held.subscriptions.iter().position(|present| present.filter == filter);
+        if place.is_none() && held.subscriptions.len() >= self.broker.limits.max_subscriptions {
+            return Ok(Err((Refusal::SubscribeImpossible, Reason::QuotaExceeded)));
+        }
         self.broker.subscriptions.add(&subscription, &self.mailbox);
-        if is_new {
-            self.filters.push(subscription.filter);
+        match place {
+            Some(place) => held.subscriptions[place] = subscription,
+            None => held.subscriptions.push(subscription),
         }
-        Ok(qos)
+        drop(held);
+        let wants_retained = match retain_handling {
+            RetainHandling::Always => true,
+            RetainHandling::IfNew => place.is_none(),
+            RetainHandling::Never => false,
+        };
+        if wants_retained && filter.share.is_none() {
+            self.give_retained(&filter, qos, identifier);
+        }
+        Ok(Ok(qos))
+    }
+
+    /// The retained messages that match a new subscription.
+    fn give_retained(&mut self, filter: &Filter, qos: Qos, identifier: Option<u32>) {
+        for message in self.broker.retained.matching(&filter.topics, &self.broker.clock) {
+            let qos = qos.min(message.qos);
+            let parcel = Parcel { message, qos, retain: true, identifiers: Identifiers::of(identifier) };
+            if !self.mailbox.is_kept() || qos == Qos::AtMostOnce {
+                if let Put::Dropped(full) = self.mailbox.put(parcel) {
+                    self.broker.counters.dropped(full);
+                }
+                continue;
+            }
+            match self.mailbox.reserve(&parcel) {
+                Ok(number) => {
+                    self.backlog.push(kept::put_queued(self.mailbox.number, number, &parcel));
+                    self.mailbox.put_reserved(number, parcel);
+                }
+                Err(full) => self.broker.counters.dropped(full),
+            }
+        }
+        self.mail = true;
     }
 
     pub(super) fn unsubscribe(&mut self, unsubscribe: &Unsubscribe, out: &mut BytesMut) -> Result<(), End> {
-        for topic in &unsubscribe.topics {
-            let filter = parse_filter(topic)?;
-            if let Some(index) = self.filters.iter().position(|held| *held == filter) {
-                self.filters.swap_remove(index);
-                self.broker.subscriptions.remove([&filter], &self.mailbox);
-            }
+        let mut codes = Vec::with_capacity(unsubscribe.filters.len());
+        for text in &unsubscribe.filters {
+            let filter = Filter::parse(text)?;
+            let mut held = self.mailbox.held_by(&self.line).ok_or(End::TakenOver)?;
+            let place = held.subscriptions.iter().position(|present| present.filter == filter);
+            codes.push(match place {
+                Some(place) => {
+                    held.subscriptions.swap_remove(place);
+                    self.broker.subscriptions.remove([&filter], &self.mailbox);
+                    Reason::Success
+                }
+                None => Reason::NoSubscriptionExisted,
+            });
         }
+        self.keep_session()?;
         // Also when there was no such subscription (MQTT-3.10.4-5).
-        packet::write(&Packet::UnsubAck(UnsubAck::new(unsubscribe.pkid)), out);
-        Ok(())
+        self.owe_behind_backlog(Answer::UnsubAck { packet_id: unsubscribe.packet_id, codes }, out)
     }
 
-    /// Whether the identity that the listener gave it is one by the present rules.
-    pub(super) fn check_identity(&self) -> Result<(), End> {
-        let identity = &self.key.identity;
-        if identity.kind == IdentityKind::Anonymous
-            && self.rules.authorizer.anonymous().as_ref() != Some(identity)
-        {
-            let what = "devices without a certificate are not let in any more".to_owned();
-            return Err(End::Refused(Refusal::CertificateMissing, what));
+    /// Puts the session as it is now into the backlog.
+    fn keep_session(&mut self) -> Result<(), End> {
+        if self.mailbox.is_kept() {
+            let held = self.mailbox.held_by(&self.line).ok_or(End::TakenOver)?;
+            let record =
+                kept::put_session(self.mailbox.number, &self.key, held.expiry, None, &held.subscriptions);
+            drop(held);
+            self.backlog.push(record);
         }
         Ok(())
     }
 
+    /// The session's identity and what it has subscribed to are checked by the rules as they are now.
     pub(super) fn take_new_rules(&mut self) -> Result<(), End> {
-        self.rules = self.broker.rules();
-        self.routes.clear();
+        self.publisher.take_rules(self.broker.rules());
         self.check_identity()?;
-        let (identity, authorizer) = (&self.key.identity, &self.rules.authorizer);
-        match self.filters.iter().find(|filter| !authorizer.may_subscribe(identity, &filter.topics)) {
-            // 3.1.1 cannot take a subscription back; the client gets its 0x80 when it connects again.
-            Some(filter) => Err(End::Refused(Refusal::SubscribeNotAllowed, filter.to_string())),
-            None => Ok(()),
+        let forbidden = self.drop_forbidden()?;
+        let Some(first) = forbidden.first() else { return Ok(()) };
+        self.keep_session()?;
+        self.submit_backlog()?;
+        // A subscription cannot be taken back in so many words; the client hears no when it asks again.
+        Err(End::refused(Refusal::SubscribeNotAllowed, Reason::NotAuthorized, first.filter.to_string()))
+    }
+
+    /// Takes away the subscriptions that the client may not have.
+    pub(super) fn drop_forbidden(&mut self) -> Result<Vec<Subscription>, End> {
+        let (who, authorizer) = (&self.publisher.who, &self.publisher.rules.authorizer);
+        let may =
+            |it: &Subscription| authorizer.may_subscribe(who, &it.filter.topics, it.options.qos).allowed;
+        let mut held = self.mailbox.held_by(&self.line).ok_or(End::TakenOver)?;
+        if held.subscriptions.iter().all(may) {
+            return Ok(Vec::new());
         }
+        let (allowed, forbidden) = std::mem::take(&mut held.subscriptions).into_iter().partition(may);
+        held.subscriptions = allowed;
+        let forbidden: Vec<Subscription> = forbidden;
+        self.broker.subscriptions.remove(forbidden.iter().map(|it| &it.filter), &self.mailbox);
+        Ok(forbidden)
+    }
+
+    /// Whether the client is let in by the rules as they are now.
+    pub(super) fn check_identity(&self) -> Result<(), End> {
+        let admitted = self.publisher.rules.authorizer.admits(&self.publisher.who);
+        admitted.map_err(|(refusal, detail)| End::refused(refusal, Reason::NotAuthorized, detail))
     }
 }
 
-fn parse_filter(text: &str) -> Result<Filter, BadPacket> {
-    Filter::parse(text).map_err(|error| {
-        packet::violation(error.statement(), "what is not a topic filter in a SUBSCRIBE or UNSUBSCRIBE")
-    })
+impl From<InvalidSubscription> for End {
+    fn from(invalid: InvalidSubscription) -> Self {
+        let reason = match invalid {
+            InvalidSubscription::NoLocalShared => Reason::ProtocolError,
+            _ => Reason::TopicFilterInvalid,
+        };
+        let detail = format!("{invalid} [{}]", invalid.statement());
+        Self::refused(Refusal::ProtocolViolation, reason, detail)
+    }
 }

@@ -132,8 +132,8 @@ impl Subscriber {
 
 impl Identifiers {
     /// All of these, also one that several subscriptions have (section 3.3.4).
-    fn of(identifiers: impl Iterator<Item = u32>) -> Self {
-        let mut identifiers = identifiers.peekable();
+    pub(super) fn of(identifiers: impl IntoIterator<Item = u32>) -> Self {
+        let mut identifiers = identifiers.into_iter().peekable();
         Self(identifiers.peek().is_some().then(|| identifiers.collect()))
     }
 

@@ -125,6 +125,7 @@ fn those_online_share_evenly_and_an_offline_one_gets_what_no_other_takes() {
     let subscriptions = Subscriptions::default();
     let members = [session(), session(), session(), session()];
     for member in &members {
+        member.connect(&Arc::default(), 0);
         subscriptions.add(&subscription("$share/g/a", plain(Qos::AtLeastOnce), None), member);
     }
     let targets = subscriptions.of("a", None);
@@ -138,7 +139,7 @@ fn those_online_share_evenly_and_an_offline_one_gets_what_no_other_takes() {
     let in_turn: Vec<_> = group(&targets).in_turn().map(|member| Arc::as_ptr(&member.mailbox)).collect();
     assert!(members.iter().all(|member| in_turn.contains(&Arc::as_ptr(member))), "when others are full");
     assert!(online.iter().all(|member| in_turn[..2].contains(member)));
-    members.iter().for_each(|member| member.close());
+    members.iter().for_each(|member| drop(member.close()));
     let turns: BTreeSet<_> = (0..8).map(|_| turn(group(&targets))).collect();
     assert_eq!(turns.len(), 4, "all are offline: in turn as well");
 }

@@ -93,8 +93,8 @@ async fn a_client_that_acknowledges_nothing_gets_100_messages_and_then_waits() {
 
 #[tokio::test]
 async fn what_a_slow_subscriber_cannot_take_is_dropped_for_it_alone() {
-    let limits = config::Listener { max_queued_bytes: 100_000, ..config::Listener::default() };
-    let gateway = Gateway::start_with(&limits, |_| {});
+    let sessions = config::Sessions { max_queued_bytes: 100_000, ..config::Sessions::default() };
+    let gateway = Gateway::start_as(Setup { sessions, ..Setup::default() });
     let mut slow = gateway.open_with(certified("panel"), 1_000);
     slow.send(&connect("slow", 0x02, 60)).await;
     slow.expect(CONNACK).await;
@@ -105,7 +105,7 @@ async fn what_a_slow_subscriber_cannot_take_is_dropped_for_it_alone() {
         plug.send(&publish1("plug/x", n, &payload)).await;
         plug.expect(&puback(n)).await;
     }
-    let dropped = gateway.broker.figures().dropped_slow_subscriber;
+    let dropped = gateway.broker.figures().dropped["queue_full"];
     assert!((300..480).contains(&dropped), "{dropped} of 500");
     // In rumqttd this ends the router.
     slow.send(b"\xe0\0").await;

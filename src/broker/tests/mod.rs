@@ -9,6 +9,7 @@ mod storage;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -66,37 +67,98 @@ fn authorizer(streams: &[config::Stream]) -> Authorizer {
     )
 }
 
+/// What a gateway is started with, besides the defaults.
+#[derive(Debug, Clone)]
+struct Setup {
+    limits: config::Listener,
+    sessions: config::Sessions,
+    retained: config::Retained,
+    buffer: config::Buffer,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            limits: config::Listener::default(),
+            sessions: config::Sessions::default(),
+            retained: config::Retained::default(),
+            buffer: config::Buffer {
+                ack_delay: Duration::from_millis(2),
+                qos0_window: Duration::from_millis(5),
+                min_free_bytes: 0,
+                ..config::Buffer::default()
+            },
+        }
+    }
+}
+
 /// A broker with a buffer. Readings are what is published to `+/reading` (JSON).
 struct Gateway {
     broker: Broker,
     buffer: Buffer,
     streams: Vec<config::Stream>,
     tasks: Tasks,
+    setup: Setup,
     dir: TempDir,
 }
 
 impl Gateway {
     fn start() -> Self {
-        Self::start_with(&config::Listener::default(), |_| {})
+        Self::start_as(Setup::default())
     }
 
     fn start_with(limits: &config::Listener, change: impl FnOnce(&mut config::Buffer)) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut settings = config::Buffer {
-            ack_delay: Duration::from_millis(2),
-            qos0_window: Duration::from_millis(5),
-            min_free_bytes: 0,
-            ..config::Buffer::default()
-        };
-        change(&mut settings);
-        let (buffer, _) = Buffer::open(&dir.path().join("buffer"), &settings, &[device("cloud")]).unwrap();
+        let mut setup = Setup { limits: limits.clone(), ..Setup::default() };
+        change(&mut setup.buffer);
+        Self::start_as(setup)
+    }
+
+    fn start_as(setup: Setup) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), setup)
+    }
+
+    fn start_in(dir: TempDir, setup: Setup) -> Self {
+        let (buffer, _) =
+            Buffer::open(&dir.path().join("buffer"), &setup.buffer, &[device("cloud")]).unwrap();
         let clock_settings =
             config::Clock { source: config::ClockSource::Trusted, ..config::Clock::default() };
         let clock = Clock::start(&clock_settings, &dir.path().join("floor"), BTreeMap::new()).unwrap();
         let streams = vec![stream("readings", "+/reading", PayloadFormat::Json)];
-        let broker =
-            Broker::new(limits, &streams, authorizer(&streams), buffer.clone(), clock, Refusals::default());
-        Self { broker, buffer, streams, tasks: Tasks::default(), dir }
+        let settings = Settings {
+            limits: &setup.limits,
+            sessions: &setup.sessions,
+            retained: &setup.retained,
+            streams: &streams,
+        };
+        let authenticator = Authenticator::new(clock.clone());
+        let (authorizer, refusals) = (authorizer(&streams), Refusals::default());
+        let broker = Broker::new(settings, authorizer, authenticator, buffer.clone(), clock, refusals);
+        let tasks = Tasks::default();
+        let service = tasks.spawner(Stage::Service);
+        service.passing(broker.clone().run(service.cancelled().clone()));
+        Self { broker, buffer, streams, tasks, setup, dir }
+    }
+
+    /// Waits until it lets clients in, and stops the clock of tokio: the store has one of its own.
+    async fn with_stopped_clock(self) -> Self {
+        patiently("for the gateway to be ready", self.broker.0.ready.wait()).await;
+        tokio::time::pause();
+        self
+    }
+
+    /// Ends as SIGTERM does, and starts again.
+    async fn restart(mut self) -> Self {
+        assert_eq!(self.tasks.drain(PATIENCE).await, []);
+        self.buffer.close().await;
+        drop((self.broker, self.buffer));
+        Self::start_in(self.dir, self.setup)
+    }
+
+    /// Starts another on what would be found on disk if the power were cut now.
+    fn power_cut(&self) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        copy_dir(&self.dir.path().join("buffer"), &dir.path().join("buffer"));
+        Self::start_in(dir, self.setup.clone())
     }
 
     /// A connection over which nothing was said yet.
@@ -221,4 +283,15 @@ fn subscribe(packet_id: u16, filters: &[(&str, u8)]) -> Vec<u8> {
 fn unsubscribe(packet_id: u16, filters: &[&str]) -> Vec<u8> {
     let filters = filters.iter().flat_map(|filter| text(filter));
     packet(0xa2, &packet_id.to_be_bytes().into_iter().chain(filters).collect::<Vec<_>>())
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (path, name) = entry.map(|entry| (entry.path(), entry.file_name())).unwrap();
+        match path.is_dir() {
+            true => copy_dir(&path, &to.join(name)),
+            false => std::fs::copy(&path, to.join(name)).map(drop).unwrap(),
+        }
+    }
 }

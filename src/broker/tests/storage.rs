@@ -1,7 +1,5 @@
 //! P1: what is acknowledged is on disk.
 
-use std::path::Path;
-
 use crate::buffer::{Limits, Outcome, Reader};
 use crate::message::{Qos, Reading};
 
@@ -27,17 +25,6 @@ async fn on_disk(gateway: &Gateway) -> u64 {
     let accepted = buffer.status().accepted;
     buffer.close().await;
     accepted
-}
-
-fn copy_dir(from: &Path, to: &Path) {
-    std::fs::create_dir(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let (path, name) = entry.map(|entry| (entry.path(), entry.file_name())).unwrap();
-        match path.is_dir() {
-            true => copy_dir(&path, &to.join(name)),
-            false => std::fs::copy(&path, to.join(name)).map(drop).unwrap(),
-        }
-    }
 }
 
 #[tokio::test]

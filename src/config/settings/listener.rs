@@ -63,10 +63,8 @@ pub struct Listener {
     pub max_handshakes: usize,
     /// The largest packet taken, in bytes, fixed header included.
     pub max_packet_bytes: usize,
-    /// QoS 1 publishes of one connection that wait for their ack before it is read further.
+    /// Publishes of one connection, QoS 1 and 2, that wait for their ack before it is read further.
     pub max_inflight: u16,
-    /// Bytes that may wait for a slow subscriber before its messages are dropped.
-    pub max_queued_bytes: usize,
     /// Topic filters a connection may hold.
     pub max_subscriptions: usize,
     /// The longest keep alive that is granted silence; 0 from a client means this.
@@ -87,7 +85,6 @@ impl Default for Listener {
             max_handshakes: 64,
             max_packet_bytes: 256 * 1024,
             max_inflight: 1_000,
-            max_queued_bytes: 1024 * 1024,
             max_subscriptions: 100,
             max_keep_alive: Duration::from_secs(1_200),
         }

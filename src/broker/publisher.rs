@@ -1,0 +1,299 @@
+//! The way of a message from who publishes it: to disk, and to its subscribers.
+//!
+//! What is kept of it (the reading, the copies for kept sessions, the retained message) goes to disk together or
+//! not at all. Live delivery does not wait for the disk, nor for any subscriber.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::kept;
+use super::message::Message;
+use super::outbox::{Full, Mailbox, Parcel, Put, Wakes};
+use super::retained::Plan;
+use super::routes::{Route, Routes};
+use super::subscriptions::{Subscriber, Target};
+use super::wire::Publish;
+use super::{Rules, Shared};
+use crate::authorize::Principal;
+use crate::authorize::refusals::Refusal;
+use crate::buffer::{Change, Mark, SubmitError, Wait, Writer};
+use crate::message::{Incoming, Qos, Stamp};
+
+/// Somebody who publishes: a session, or a will in its name.
+#[derive(Debug)]
+pub(super) struct Publisher {
+    pub(super) who: Arc<Principal>,
+    client_id: Arc<str>,
+    /// Where it is, or was last.
+    pub(super) address: SocketAddr,
+    pub(super) rules: Arc<Rules>,
+    pub(super) writer: Writer,
+    /// Sessions to be woken at the end of a burst.
+    pub(super) wakes: Wakes,
+    /// Of the session itself.
+    mailbox: Arc<Mailbox>,
+    routes: Routes,
+}
+
+/// What became of a publish.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// It is taken: what is kept of it is on disk at this mark.
+    Taken {
+        mark: Mark,
+        /// Somebody gets it, or a stream.
+        matched: bool,
+    },
+    /// There is no room on disk for what is to be kept of it. Nobody has it.
+    Full(Publish),
+    /// The buffer has ended.
+    Closed,
+}
+
+/// A message on its way into a mailbox.
+struct Prepared {
+    mailbox: Arc<Mailbox>,
+    /// With a number, there is room for it, and it is on its way to disk.
+    number: Option<u64>,
+    parcel: Parcel,
+}
+
+impl Prepared {
+    fn new(subscriber: &Subscriber, message: &Arc<Message>) -> Result<Self, Full> {
+        let mailbox = Arc::clone(&subscriber.mailbox);
+        let parcel = parcel(subscriber, message);
+        let number = match mailbox.is_kept() && parcel.qos != Qos::AtMostOnce {
+            true => Some(mailbox.reserve(&parcel)?),
+            false => None,
+        };
+        Ok(Self { mailbox, number, parcel })
+    }
+}
+
+/// The first that succeeds; otherwise the last error.
+fn first_ok<T>(mut attempts: impl Iterator<Item = Result<T, Full>>) -> Result<T, Full> {
+    let mut last = Full::Session;
+    attempts.find_map(|attempt| attempt.map_err(|full| last = full).ok()).ok_or(last)
+}
+
+impl Publisher {
+    pub(super) fn new(
+        broker: &Shared,
+        who: Arc<Principal>,
+        client_id: Arc<str>,
+        address: SocketAddr,
+        mailbox: Arc<Mailbox>,
+    ) -> Self {
+        Self {
+            who,
+            client_id,
+            address,
+            rules: broker.rules(),
+            writer: broker.buffer.writer(),
+            wakes: Wakes::default(),
+            mailbox,
+            routes: Routes::default(),
+        }
+    }
+
+    pub(super) fn mailbox(&self) -> &Arc<Mailbox> {
+        &self.mailbox
+    }
+
+    pub(super) fn client_id(&self) -> &Arc<str> {
+        &self.client_id
+    }
+
+    /// The rules have changed.
+    pub(super) fn take_rules(&mut self, rules: Arc<Rules>) {
+        self.rules = rules;
+        self.routes.clear();
+    }
+
+    /// Where a message to a topic goes, and whether it may.
+    pub(super) fn route(&mut self, broker: &Shared, topic: &str) -> Arc<Route> {
+        let Self { who, client_id, rules, mailbox, .. } = self;
+        self.routes.find(topic, (who, client_id), rules, &broker.subscriptions, mailbox)
+    }
+
+    /// Publishes. `changes` go to disk with it.
+    pub(super) fn publish(
+        &mut self,
+        broker: &Shared,
+        route: &Route,
+        publish: Publish,
+        received: Stamp,
+        changes: Vec<Change>,
+    ) -> Outcome {
+        let targets = route.targets(&publish.topic, &broker.subscriptions, &self.mailbox);
+        let matched = !targets.is_empty() || route.reading.is_some();
+        if !publish.retain && !targets.iter().any(is_kept) {
+            // The way of nearly all readings: nothing is made for subscribers that there are not.
+            return match self.submit(broker, route, &publish, received, changes) {
+                Ok(mark) => {
+                    self.fan_out(broker, &targets, publish, received);
+                    Outcome::Taken { mark, matched }
+                }
+                Err(SubmitError::Full) => Outcome::Full(publish),
+                Err(SubmitError::Closed) => Outcome::Closed,
+            };
+        }
+        let message = Arc::new(self.message(publish.clone(), received));
+        let (prepared, mut changes) = prepare(broker, &targets, &message, changes);
+        // As long as it is locked, memory and disk cannot come to say different things.
+        let mut plan = publish
+            .retain
+            .then(|| broker.retained.plan(&message))
+            .and_then(|plan| plan.map_err(|refusal| self.refuse(broker, refusal, &publish.topic)).ok());
+        changes.extend(plan.as_mut().and_then(Plan::take_change));
+        match self.submit(broker, route, &publish, received, changes) {
+            Ok(mark) => {
+                if let Some(plan) = plan {
+                    plan.carry_out();
+                }
+                for Prepared { mailbox, number, parcel } in prepared {
+                    let put = match number {
+                        Some(number) => mailbox.put_reserved(number, parcel),
+                        None => mailbox.put(parcel),
+                    };
+                    self.count(broker, put);
+                }
+                Outcome::Taken { mark, matched }
+            }
+            Err(error) => {
+                let reserved = prepared.iter().filter(|prepared| prepared.number.is_some());
+                reserved.for_each(|Prepared { mailbox, parcel, .. }| mailbox.release(parcel));
+                if error == SubmitError::Full { Outcome::Full(publish) } else { Outcome::Closed }
+            }
+        }
+    }
+
+    /// Delivers a message of which nothing can be kept now, to those who are there.
+    pub(super) fn deliver_only(&mut self, broker: &Shared, route: &Route, publish: Publish, received: Stamp) {
+        let targets = route.targets(&publish.topic, &broker.subscriptions, &self.mailbox);
+        self.fan_out(broker, &targets, publish, received);
+    }
+
+    /// Hands a reading and the changes to the buffer.
+    fn submit(
+        &mut self,
+        broker: &Shared,
+        route: &Route,
+        publish: &Publish,
+        received: Stamp,
+        changes: Vec<Change>,
+    ) -> Result<Mark, SubmitError> {
+        let wait = match publish.qos {
+            Qos::AtMostOnce => Wait::Nobody,
+            Qos::AtLeastOnce | Qos::ExactlyOnce => Wait::ForAck,
+        };
+        let Some(source) = &route.reading else {
+            if changes.is_empty() {
+                return Ok(Mark::default());
+            }
+            return self.writer.submit(None, changes, wait).map(|receipt| receipt.mark);
+        };
+        let stream = self.rules.streams.get(source.stream);
+        let unfit = match &source.fault {
+            None => stream.fault(&source.device, &publish.payload),
+            fault => fault.clone(),
+        };
+        let reading = Incoming {
+            device: &source.device,
+            stream: &stream.name,
+            topic: &publish.topic,
+            payload: &publish.payload,
+            qos: publish.qos,
+            received,
+            fault: unfit.as_deref(),
+        };
+        let receipt = self.writer.submit(Some(&reading), changes, wait)?;
+        broker.counters.readings.add(1);
+        if let Some(fault) = unfit {
+            broker.counters.readings_unfit.add(1);
+            self.refuse(broker, Refusal::PayloadUnfit, &format!("{}: {fault}", publish.topic));
+        }
+        Ok(receipt.mark)
+    }
+
+    /// Gives a message to its subscribers.
+    fn fan_out(&mut self, broker: &Shared, targets: &[Target], publish: Publish, received: Stamp) {
+        if targets.is_empty() {
+            return;
+        }
+        let message = Arc::new(self.message(publish, received));
+        for target in targets {
+            let put = |subscriber: &Subscriber| subscriber.mailbox.put(parcel(subscriber, &message));
+            let put = match target {
+                Target::One(subscriber) => put(subscriber),
+                Target::Shared(group) => {
+                    let mut puts = group.in_turn().map(put);
+                    let taken = |put: &Put| matches!(put, Put::Queued | Put::OwesWake(_));
+                    puts.find(taken).unwrap_or(Put::Dropped(Full::Session))
+                }
+            };
+            self.count(broker, put);
+        }
+    }
+
+    fn message(&self, publish: Publish, received: Stamp) -> Message {
+        let Publish { topic, payload, properties, qos, retain, .. } = publish;
+        Message::new(topic, payload, properties, qos, retain, received, self.mailbox.number)
+    }
+
+    fn count(&mut self, broker: &Shared, put: Put) {
+        match put {
+            Put::Queued | Put::Ignored => {}
+            Put::OwesWake(line) => self.wakes.owe(line),
+            Put::Dropped(full) => broker.counters.dropped(full),
+        }
+    }
+
+    /// Counts and logs a refusal.
+    pub(super) fn refuse(&self, broker: &Shared, reason: Refusal, detail: &str) {
+        broker.refusals.record(reason, self.address.ip(), Some(&self.who.identity.device), detail);
+    }
+}
+
+/// Everything that is to be on disk for its subscribers, and room for it where it is to go.
+fn prepare(
+    broker: &Shared,
+    targets: &[Target],
+    message: &Arc<Message>,
+    mut changes: Vec<Change>,
+) -> (Vec<Prepared>, Vec<Change>) {
+    let mut prepared = Vec::with_capacity(targets.len());
+    for target in targets {
+        let found = match target {
+            Target::One(subscriber) => Prepared::new(subscriber, message),
+            // Whoever is first in turn and has room.
+            Target::Shared(group) => first_ok(group.in_turn().map(|it| Prepared::new(it, message))),
+        };
+        match found {
+            Ok(found) => prepared.push(found),
+            Err(full) => broker.counters.dropped(full),
+        }
+    }
+    changes.extend(prepared.iter().filter_map(|Prepared { mailbox, number, parcel }| {
+        Some(kept::put_queued(mailbox.number, (*number)?, parcel))
+    }));
+    (prepared, changes)
+}
+
+/// Whether what it gets may have to be on disk first.
+fn is_kept(target: &Target) -> bool {
+    match target {
+        Target::One(subscriber) => subscriber.mailbox.is_kept(),
+        Target::Shared(_) => true,
+    }
+}
+
+/// DUP and RETAIN are those of this delivery, not those of the publisher (MQTT-3.3.1-3, MQTT-3.3.1-9).
+fn parcel(subscriber: &Subscriber, message: &Arc<Message>) -> Parcel {
+    Parcel {
+        qos: subscriber.qos.min(message.qos),
+        retain: subscriber.retain_as_published && message.retain,
+        identifiers: subscriber.identifiers.clone(),
+        message: Arc::clone(message),
+    }
+}

@@ -1,0 +1,235 @@
+//! How a connection comes to its session, and how it leaves it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::time::Instant;
+
+use super::answering::Owing;
+use super::arrivals::Arrivals;
+use super::{End, Session};
+use crate::authorize::Principal;
+use crate::authorize::refusals::Refusal;
+use crate::broker::outbox::{Left, MAX_IN_FLIGHT, Outlet};
+use crate::broker::publisher::Publisher;
+use crate::broker::registry::{Entered, SessionKey, Wanted};
+use crate::broker::will::Departure;
+use crate::broker::wire::{Answer, ConnAck, Connect, Reason, Version, Will};
+use crate::broker::{Moment, Shared, kept};
+use crate::buffer::{Change, Mark, SubmitError, Wait, Writer};
+use crate::message::DeviceId;
+
+/// A session that was entered.
+pub(in crate::broker) struct Welcome {
+    pub(in crate::broker) session: Box<Session>,
+    pub(in crate::broker) answer: ConnAck,
+    /// What must be on disk before the answer.
+    pub(in crate::broker) behind: Mark,
+}
+
+impl Session {
+    /// Enters the session of a client, if it is let in.
+    pub(in crate::broker) fn enter(
+        broker: &Arc<Shared>,
+        who: Arc<Principal>,
+        address: SocketAddr,
+        connect: &mut Connect,
+    ) -> Result<Welcome, End> {
+        check_will(broker, &who, connect.will.as_deref())?;
+        let assigned = connect.client_id.is_empty().then(|| broker.client_id());
+        let client_id: Arc<str> = assigned.as_deref().unwrap_or(&connect.client_id).into();
+        let key = SessionKey { identity: who.identity.clone(), client_id: Arc::clone(&client_id) };
+        let expiry = broker.bounded_expiry(connect.session_expiry);
+        let wanted = Wanted { clean_start: connect.clean_start, expiry };
+        let entered = broker.registry.enter(&key, wanted, &broker.histories, &broker.clock);
+        let Entered { mailbox, line, history, present, took_over, ended } = entered.map_err(|error| {
+            End::refused(Refusal::TooManySessions, Reason::QuotaExceeded, error.to_string())
+        })?;
+        broker.counters.taken_over.add(took_over.into());
+        let longest = broker.limits.max_keep_alive;
+        let keep_alive = match connect.keep_alive {
+            0 => longest,
+            seconds => Duration::from_secs(seconds.into()).min(longest),
+        };
+        let mut session = Box::new(Self {
+            key,
+            version: connect.version,
+            publisher: Publisher::new(broker, who, client_id, address, Arc::clone(&mailbox)),
+            history,
+            owed: Owing::default(),
+            backlog: ended.into_iter().flat_map(|ended| broker.clear(&ended)).collect(),
+            starved: false,
+            in_flight: 0,
+            parked: None,
+            held: false,
+            arrivals: Arrivals::default(),
+            aliases: None,
+            mailbox,
+            line,
+            outlet: Outlet::new(connect),
+            max_in_flight: connect.receive_maximum.min(MAX_IN_FLIGHT),
+            mail: true,
+            bursts: false,
+            silence: keep_alive.mul_f32(1.5),
+            last_heard: Instant::now(),
+            stopping: false,
+            will: connect.will.take(),
+            may_outlive: connect.session_expiry > 0,
+            broker: Arc::clone(broker),
+        });
+        // Rules that change from now on are told to it: it is entered.
+        session.check_identity()?;
+        if present {
+            // The client is back before its will was due (MQTT-3.1.3-9).
+            drop(broker.wills.take(session.mailbox.number));
+            session.review_subscriptions()?;
+        }
+        let behind = session.keep_entered()?;
+        let is_v5 = connect.version == Version::V5;
+        let kept_alive = u16::try_from(keep_alive.as_secs()).unwrap_or(u16::MAX);
+        let answer = ConnAck {
+            session_present: present,
+            session_expiry: (is_v5 && expiry != connect.session_expiry).then_some(expiry),
+            server_keep_alive: (is_v5 && kept_alive != connect.keep_alive).then_some(kept_alive),
+            assigned_client_id: assigned,
+            ..broker.connack(Reason::Success)
+        };
+        Ok(Welcome { session, answer, behind })
+    }
+
+    /// Resolves when what must be on disk before the CONNACK is.
+    pub(in crate::broker) async fn until_durable(&self, behind: Mark) -> Result<(), End> {
+        self.publisher.writer.until_durable(behind).await.map_err(|_| End::Stopping)
+    }
+
+    /// The first answer of all (MQTT-3.2.0-1).
+    pub(in crate::broker) fn answer_connect(
+        &mut self,
+        answer: ConnAck,
+        out: &mut BytesMut,
+    ) -> Result<(), End> {
+        // It may have taken a while.
+        self.last_heard = Instant::now();
+        Ok(self.outlet.answer(&Answer::ConnAck(answer), out)?)
+    }
+
+    /// Tells the client why it is we who end the connection; 3.1.1 has no words for it.
+    pub(in crate::broker) fn say_goodbye(&self, end: &End, out: &mut BytesMut) {
+        let Some(reason) = end.reason() else { return };
+        let goodbye = Answer::Disconnect { reason, text: Some(end.to_string()) };
+        if let Err(error) = self.outlet.answer(&goodbye, out) {
+            tracing::debug!(%error, "a goodbye that the client does not take");
+        }
+    }
+
+    pub(in crate::broker) fn device(&self) -> &DeviceId {
+        &self.key.identity.device
+    }
+
+    /// Says that it is there.
+    pub(in crate::broker) fn tell_of(&self, connect: &Connect) {
+        let (device, peer) = (self.device(), self.publisher.address);
+        if let Some(unlogged_before) = self.broker.may_log(Moment::Connected, device, peer) {
+            let (client_id, version) = (&self.key.client_id, connect.version);
+            let keep_alive_s = connect.keep_alive;
+            tracing::info!(%device, ?client_id, ?version, %peer, keep_alive_s, unlogged_before, "connected");
+        }
+    }
+
+    /// Puts it on disk that the session is there. Whoever is told so finds it after a restart; and all that
+    /// earlier connections have changed of it is on disk by then, too.
+    fn keep_entered(&mut self) -> Result<Mark, End> {
+        let mut changes = std::mem::take(&mut self.backlog);
+        // As long as it is held, no other connection can say otherwise.
+        let held = self.mailbox.held_by(&self.line).ok_or(End::TakenOver)?;
+        let mut wait = Wait::Nobody;
+        if self.mailbox.is_kept() {
+            let number = self.mailbox.number;
+            changes.push(kept::put_session(number, &self.key, held.expiry, None, &held.subscriptions));
+            wait = Wait::ForAck;
+        }
+        if changes.is_empty() {
+            return Ok(Mark::default());
+        }
+        match self.publisher.writer.submit(None, changes, wait) {
+            Ok(receipt) if wait == Wait::ForAck => Ok(receipt.mark),
+            Ok(_) => Ok(Mark::default()),
+            Err(SubmitError::Full) => {
+                let what = "the buffer has no room for a session that is to be kept";
+                Err(End::refused(Refusal::NotReady, Reason::ServerBusy, what))
+            }
+            Err(SubmitError::Closed) => Err(End::Stopping),
+        }
+    }
+
+    /// The connection has ended, and perhaps the session with it.
+    pub(super) fn leave(&mut self) {
+        let now = self.broker.clock.stamp();
+        let mut changes = std::mem::take(&mut self.backlog);
+        let writer = &mut self.publisher.writer;
+        if let Some(held) = self.mailbox.held_by(&self.line)
+            && held.expiry > 0
+        {
+            let number = self.mailbox.number;
+            changes.push(kept::put_session(number, &self.key, held.expiry, Some(&now), &held.subscriptions));
+            // As long as it is held: a newer connection's word on it comes later.
+            submit_last(writer, std::mem::take(&mut changes));
+        }
+        let (left, ended) = self.broker.registry.leave(&self.key, &self.mailbox, &self.line, now);
+        if let Some(ended) = &ended {
+            changes.extend(self.broker.clear(ended));
+        }
+        submit_last(writer, changes);
+        if let Some(will) = self.will.take() {
+            let departure = match left {
+                Left::Ends => Departure::Ended,
+                Left::Stays(expiry) => Departure::Away(Duration::from_secs(expiry.into())),
+                Left::Resumed => Departure::Resumed,
+                Left::Replaced => Departure::Ended,
+            };
+            self.broker.settle(will, departure, &mut self.publisher, now);
+        }
+    }
+
+    /// The client has been away: it may hear less than before.
+    fn review_subscriptions(&mut self) -> Result<(), End> {
+        let forbidden = self.drop_forbidden()?;
+        if forbidden.is_empty() {
+            return Ok(());
+        }
+        for subscription in &forbidden {
+            self.refuse(Refusal::SubscribeNotAllowed, &subscription.filter.to_string());
+        }
+        let mut held = self.mailbox.held_by(&self.line).ok_or(End::TakenOver)?;
+        let allowed: Vec<_> = held.subscriptions.iter().map(|it| it.filter.topics.clone()).collect();
+        let gone = held.retain(|message| allowed.iter().any(|filter| filter.matches(&message.topic)));
+        drop(held);
+        for number in gone {
+            self.keep(|session| kept::remove_queued(session, number));
+        }
+        Ok(())
+    }
+}
+
+/// A will must be one that the client may publish.
+fn check_will(broker: &Shared, who: &Principal, will: Option<&Will>) -> Result<(), End> {
+    let Some(Will { topic, qos, retain, .. }) = will else { return Ok(()) };
+    match broker.rules().authorizer.may_publish(who, topic, *qos, *retain, true).allowed {
+        true => Ok(()),
+        false => {
+            let what = format!("a will to {topic}");
+            Err(End::refused(Refusal::PublishNotAllowed, Reason::NotAuthorized, what))
+        }
+    }
+}
+
+/// What is lost of this, is known to an earlier word on disk: the session is kept for longer, or a message is repeated.
+fn submit_last(writer: &mut Writer, changes: Vec<Change>) {
+    if !changes.is_empty()
+        && let Err(error) = writer.submit(None, changes, Wait::Nobody)
+    {
+        tracing::debug!(%error, "the end of a session was not kept");
+    }
+}
