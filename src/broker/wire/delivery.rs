@@ -4,7 +4,7 @@ use bytes::{BufMut, BytesMut};
 
 use super::fields::varint_bytes;
 use super::properties::put_message_expiry;
-use super::write::{put_text, put_varint};
+use super::write::{put_header, put_text, put_varint};
 use super::{Properties, Version, id};
 use crate::message::Qos;
 
@@ -33,15 +33,19 @@ pub(crate) fn put_publish(delivery: &Delivery<'_>, version: Version, out: &mut B
     let remaining = delivery.remaining_bytes(version, property_bytes);
     out.reserve(frame_bytes(remaining));
     let dup_and_retain = u8::from(delivery.dup) << 3 | u8::from(delivery.retain);
-    out.put_u8(0x30 | dup_and_retain | (delivery.qos as u8) << 1);
-    put_varint(remaining, out);
+    put_header(0x30 | dup_and_retain | (delivery.qos as u8) << 1, remaining, out);
     put_text(delivery.topic, out);
     if delivery.qos != Qos::AtMostOnce {
         out.put_u16(delivery.packet_id);
     }
     if version == Version::V5 {
-        put_varint(property_bytes, out);
-        delivery.put_properties(out);
+        match property_bytes {
+            0 => out.put_u8(0),
+            bytes => {
+                put_varint(bytes, out);
+                delivery.put_properties(out);
+            }
+        }
     }
     out.put_slice(delivery.payload);
 }

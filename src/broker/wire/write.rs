@@ -86,8 +86,7 @@ fn put_packet(first: u8, body: &[u8], max_bytes: Option<u32>, out: &mut BytesMut
         return Err(Unsendable::TooLarge { bytes, max });
     }
     out.reserve(bytes);
-    out.put_u8(first);
-    put_varint(body.len(), out);
+    put_header(first, body.len(), out);
     out.put_slice(body);
     Ok(())
 }
@@ -158,13 +157,29 @@ fn connack_properties(ack: &ConnAck) -> Vec<u8> {
     out
 }
 
+/// A fixed header, at once: this is done for each message and each of its subscribers.
+pub(super) fn put_header(first: u8, remaining: usize, out: &mut impl BufMut) {
+    let mut header = [first; 5];
+    let bytes = encode_varint(remaining, &mut header[1..]);
+    out.put_slice(&header[..1 + bytes]);
+}
+
+pub(super) fn put_varint(value: usize, out: &mut impl BufMut) {
+    let mut varint = [0; 4];
+    let bytes = encode_varint(value, &mut varint);
+    out.put_slice(&varint[..bytes]);
+}
+
 /// At most 268,435,455 (section 1.5.5); no packet that is taken or made here is near that.
-pub(super) fn put_varint(mut value: usize, out: &mut impl BufMut) {
+fn encode_varint(mut value: usize, into: &mut [u8]) -> usize {
+    let mut bytes = 0;
     while value >= 0x80 {
-        out.put_u8(value as u8 | 0x80);
+        into[bytes] = value as u8 | 0x80;
         value >>= 7;
+        bytes += 1;
     }
-    out.put_u8(value as u8);
+    into[bytes] = value as u8;
+    bytes + 1
 }
 
 /// At most 65,535 bytes, as everything is that came over the wire.
