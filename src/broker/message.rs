@@ -81,11 +81,6 @@ impl Message {
         }
     }
 
-    /// Whether it has an end.
-    pub(super) fn expires(&self) -> bool {
-        self.expiry().is_some()
-    }
-
     /// Seconds that it may be sent, from when it came.
     fn expiry(&self) -> Option<u32> {
         self.properties.as_ref()?.message_expiry

@@ -26,11 +26,6 @@ impl Encoder {
         self
     }
 
-    pub(super) fn u16(&mut self, value: u16) -> &mut Self {
-        self.0.put_u16(value);
-        self
-    }
-
     pub(super) fn u32(&mut self, value: u32) -> &mut Self {
         self.0.put_u32(value);
         self
@@ -90,10 +85,6 @@ impl<'a> Decoder<'a> {
 
     pub(super) fn u8(&mut self) -> Option<u8> {
         self.array().map(u8::from_be_bytes)
-    }
-
-    pub(super) fn u16(&mut self) -> Option<u16> {
-        self.array().map(u16::from_be_bytes)
     }
 
     pub(super) fn u32(&mut self) -> Option<u32> {

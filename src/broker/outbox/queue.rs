@@ -107,10 +107,6 @@ fn packet_id(number: u64) -> u16 {
 }
 
 impl Queue {
-    pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.in_flight.is_empty()
-    }
-
     pub(super) fn len(&self) -> usize {
         self.waiting.len() + self.in_flight.len()
     }

@@ -3,8 +3,13 @@
 mod conformance;
 mod delivery;
 mod hostile;
+mod kept_sessions;
+mod qos_2;
+mod retaining;
 mod rules;
 mod storage;
+mod version_5;
+mod wills;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -183,6 +188,23 @@ impl Gateway {
         client
     }
 
+    /// A client whose session is kept, which is connected.
+    async fn connect_kept(&self, device: &str, client_id: &str, present: bool) -> Client {
+        let mut client = self.open(certified(device));
+        client.send(&connect(client_id, 0x00, 60)).await;
+        client.expect(&[0x20, 2, present.into(), 0]).await;
+        client
+    }
+
+    /// A client of 5.0 with a session of its own; `properties` of its CONNECT.
+    async fn connect5(&self, device: &str, client_id: &str, properties: &[u8]) -> Client {
+        let mut client = self.open(certified(device));
+        client.send(&connect5(client_id, 0x02, 60, properties)).await;
+        let (first, body) = client.receive().await;
+        assert_eq!((first, &body[..2]), (0x20, &[0, 0][..]));
+        client
+    }
+
     fn refused(&self, reason: &str) -> u64 {
         self.broker.figures().refusals[reason]
     }
@@ -203,6 +225,45 @@ impl Client {
         let read = patiently("to hear from the gateway", self.stream.read_exact(&mut came)).await;
         read.unwrap_or_else(|error| panic!("{error} instead of {bytes:02x?}, after {came:02x?}"));
         assert_eq!(came, bytes, "{:?}", String::from_utf8_lossy(&came));
+    }
+
+    /// The next packet: its first byte, and its body.
+    async fn receive(&mut self) -> (u8, Vec<u8>) {
+        let mut read = async |count: usize| {
+            let mut bytes = vec![0; count];
+            patiently("for a packet", self.stream.read_exact(&mut bytes)).await.unwrap();
+            bytes
+        };
+        let first = read(1).await[0];
+        let mut length = 0;
+        for shift in [0, 7, 14, 21] {
+            let byte = read(1).await[0];
+            length |= usize::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                break;
+            }
+        }
+        (first, read(length).await)
+    }
+
+    /// The connection breaks, and the gateway has noticed.
+    async fn vanish(self, gateway: &Gateway) {
+        let before = gateway.broker.figures().connections;
+        drop(self);
+        eventually("for the gateway to notice", || gateway.broker.figures().connections < before).await;
+    }
+
+    /// DISCONNECT, and the end.
+    async fn leave(mut self) {
+        self.send(b"\xe0\0").await;
+        self.expect_close().await;
+    }
+
+    /// The gateway says why, and ends the connection. For clients of 5.0.
+    async fn expect_disconnect(&mut self, reason: u8) {
+        let (first, body) = self.receive().await;
+        assert_eq!((first, body[0]), (0xe0, reason), "{:?}", String::from_utf8_lossy(&body));
+        self.expect_close().await;
     }
 
     /// The gateway ends the connection, and says nothing before.
@@ -269,6 +330,51 @@ fn publish0(topic: &str, payload: &str) -> Vec<u8> {
 
 fn publish1(topic: &str, packet_id: u16, payload: &str) -> Vec<u8> {
     packet(0x32, &[text(topic), packet_id.to_be_bytes().into(), payload.into()].concat())
+}
+
+fn publish2(topic: &str, packet_id: u16, payload: &str) -> Vec<u8> {
+    packet(0x34, &[text(topic), packet_id.to_be_bytes().into(), payload.into()].concat())
+}
+
+/// The same once more.
+fn dup(mut publish: Vec<u8>) -> Vec<u8> {
+    publish[0] |= 0x08;
+    publish
+}
+
+fn retained(mut publish: Vec<u8>) -> Vec<u8> {
+    publish[0] |= 0x01;
+    publish
+}
+
+/// PUBREC, PUBREL or PUBCOMP, by its first byte.
+fn ack(first: u8, packet_id: u16) -> Vec<u8> {
+    packet(first, &packet_id.to_be_bytes())
+}
+
+const PUBREC: u8 = 0x50;
+const PUBREL: u8 = 0x62;
+const PUBCOMP: u8 = 0x70;
+
+fn connect5(client_id: &str, flags: u8, keep_alive: u16, properties: &[u8]) -> Vec<u8> {
+    let head = [b"\0\x04MQTT\x05", &[flags][..], &keep_alive.to_be_bytes()].concat();
+    packet(0x10, &[head, with_length(properties), text(client_id)].concat())
+}
+
+/// `first` has QoS, DUP and RETAIN; a packet identifier of 0 is none.
+fn publish5(first: u8, topic: &str, packet_id: u16, properties: &[u8], payload: &str) -> Vec<u8> {
+    let id = if packet_id == 0 { Vec::new() } else { packet_id.to_be_bytes().to_vec() };
+    packet(first, &[text(topic), id, with_length(properties), payload.into()].concat())
+}
+
+/// One filter, with its options.
+fn subscribe5(packet_id: u16, properties: &[u8], filter: &str, options: u8) -> Vec<u8> {
+    let head = [packet_id.to_be_bytes().to_vec(), with_length(properties)].concat();
+    packet(0x82, &[head, text(filter), vec![options]].concat())
+}
+
+fn with_length(properties: &[u8]) -> Vec<u8> {
+    [&[u8::try_from(properties.len()).unwrap()], properties].concat()
 }
 
 fn puback(packet_id: u16) -> Vec<u8> {

@@ -294,6 +294,27 @@ async fn while_the_buffer_is_full_a_qos_1_publish_waits_and_the_connection_lives
         settings.when_full = config::FullPolicy::RefuseNew;
         settings.max_bytes = 1024 * 1024;
     });
+    fill(&gateway).await;
+    let mut plug = gateway.connect("plug", "c").await;
+    plug.send(&[publish1("plug/reading", 1, "1"), b"\xc0\0".into()].concat()).await;
+    plug.expect(b"\xd0\0").await;
+    plug.send(&[publish1("plug/reading", 2, "2"), b"\xc0\0".into()].concat()).await;
+    // The pong behind what was held back may come before either ack: those wait for the disk.
+    let acks = async {
+        let mut answers = [0; 10];
+        plug.stream.read_exact(&mut answers).await.unwrap();
+        let answers: Vec<_> = answers.chunks(2).filter(|part| *part != b"\xd0\0").collect();
+        assert_eq!(answers.concat(), [puback(1), puback(2)].concat());
+    };
+    patiently("for the acks", async {
+        tokio::select! { () = empty(&gateway) => (), () = acks => () }
+    })
+    .await;
+    assert_eq!(gateway.broker.figures().publishes_qos1, 2);
+}
+
+/// Publishes readings until the buffer refuses them.
+async fn fill(gateway: &Gateway) {
     let mut other = gateway.connect("plug", "other").await;
     // The buffer compresses: only noise fills it.
     let mut noise = 1_u64;
@@ -306,28 +327,38 @@ async fn while_the_buffer_is_full_a_qos_1_publish_waits_and_the_connection_lives
         other.send(&publish0("plug/reading", &format!("\"{payload}\""))).await;
         other.ping().await;
     }
+    other.leave().await;
+}
+
+/// Takes readings out of the buffer, for ever.
+async fn empty(gateway: &Gateway) {
+    let mut reader = gateway.buffer.reader(&device("cloud")).unwrap();
+    loop {
+        let readings = reader.next(Limits { max_readings: 10, ..ALL }).await.unwrap();
+        let outcomes: Vec<_> = readings.iter().map(|reading| (reading.seq, Outcome::Delivered)).collect();
+        reader.settle(&outcomes).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_there_is_no_room_for_is_not_queued_either_until_there_is() {
+    let gateway = Gateway::start_with(&config::Listener::default(), |settings| {
+        settings.when_full = config::FullPolicy::RefuseNew;
+        settings.max_bytes = 1024 * 1024;
+    });
+    let mut panel = gateway.connect_kept("panel", "c", false).await;
+    panel.subscribe("plug/#", 1).await;
+    panel.leave().await;
+    fill(&gateway).await;
     let mut plug = gateway.connect("plug", "c").await;
     plug.send(&[publish1("plug/reading", 1, "1"), b"\xc0\0".into()].concat()).await;
     plug.expect(b"\xd0\0").await;
-    plug.send(&[publish1("plug/reading", 2, "2"), b"\xc0\0".into()].concat()).await;
-    let mut reader = gateway.buffer.reader(&device("cloud")).unwrap();
-    let drain = async {
-        loop {
-            let readings = reader.next(Limits { max_readings: 10, ..ALL }).await.unwrap();
-            let outcomes: Vec<_> = readings.iter().map(|reading| (reading.seq, Outcome::Delivered)).collect();
-            reader.settle(&outcomes).await.unwrap();
-        }
-    };
-    // The pong behind what was held back may come before either ack: those wait for the disk.
-    let acks = async {
-        let mut answers = [0; 10];
-        plug.stream.read_exact(&mut answers).await.unwrap();
-        let answers: Vec<_> = answers.chunks(2).filter(|part| *part != b"\xd0\0").collect();
-        assert_eq!(answers.concat(), [puback(1), puback(2)].concat());
-    };
-    patiently("for the acks", async {
-        tokio::select! { () = drain => (), () = acks => () }
+    let figures = gateway.broker.figures();
+    assert_eq!((figures.queued_messages, figures.queued_bytes), (0, 0));
+    patiently("for the ack", async {
+        let ack = async { plug.expect(&puback(1)).await };
+        tokio::select! { () = empty(&gateway) => (), () = ack => () }
     })
     .await;
-    assert_eq!(gateway.broker.figures().publishes_qos1, 2);
+    assert_eq!(gateway.broker.figures().queued_messages, 1);
 }

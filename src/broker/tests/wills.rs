@@ -1,0 +1,134 @@
+//! Wills: what is published for a client that has gone without a word.
+
+use super::*;
+
+/// A CONNECT with a will. `flags` of QoS and RETAIN.
+fn connect_with_will(client_id: &str, flags: u8, topic: &str, payload: &str) -> Vec<u8> {
+    let head = [b"\0\x04MQTT\x04", &[0x06 | flags][..], &60_u16.to_be_bytes()].concat();
+    packet(0x10, &[head, text(client_id), text(topic), text(payload)].concat())
+}
+
+/// The same of 5.0, with a delay in seconds and the properties of the CONNECT.
+fn connect5_with_will(client_id: &str, delay: u32, properties: &[u8], topic: &str) -> Vec<u8> {
+    let head = [b"\0\x04MQTT\x05", &[0x06][..], &60_u16.to_be_bytes()].concat();
+    let will = [&with_length(&[&[0x18][..], &delay.to_be_bytes()].concat())[..], &text(topic), &text("gone")];
+    packet(0x10, &[head, with_length(properties), text(client_id), will.concat()].concat())
+}
+
+async fn panel(gateway: &Gateway) -> Client {
+    let mut panel = gateway.connect("panel", "watcher").await;
+    panel.subscribe("#", 1).await;
+    panel
+}
+
+#[tokio::test]
+async fn a_client_that_vanishes_is_announced_and_one_that_says_goodbye_is_not() {
+    let gateway = Gateway::start();
+    let mut panel = panel(&gateway).await;
+    for vanishes in [false, true] {
+        let mut plug = gateway.open(certified("plug"));
+        plug.send(&connect_with_will("c", 0x28, "plug/LWT", "Offline")).await;
+        plug.expect(CONNACK).await;
+        match vanishes {
+            true => plug.vanish(&gateway).await,
+            false => plug.leave().await,
+        }
+    }
+    panel.expect(&publish1("plug/LWT", 1, "Offline")).await;
+    panel.ping().await;
+    let figures = gateway.broker.figures();
+    assert_eq!((figures.wills_published, figures.retained), (1, 1));
+}
+
+#[tokio::test]
+async fn a_will_is_published_when_the_gateway_ends_the_connection() {
+    let gateway = Gateway::start();
+    let mut panel = panel(&gateway).await;
+    let mut plug = gateway.open(certified("plug"));
+    plug.send(&connect_with_will("c", 0, "plug/LWT", "Offline")).await;
+    plug.expect(CONNACK).await;
+    plug.send(&publish1("lamp/reading", 1, "{}")).await;
+    plug.expect_close().await;
+    panel.expect(&publish0("plug/LWT", "Offline")).await;
+    let mut plug = gateway.open(certified("plug"));
+    plug.send(&connect_with_will("c", 0, "plug/LWT", "Replaced")).await;
+    plug.expect(CONNACK).await;
+    gateway.connect("plug", "c").await.ping().await;
+    panel.expect(&publish0("plug/LWT", "Replaced")).await;
+}
+
+#[tokio::test]
+async fn a_will_that_may_not_be_published_refuses_the_connection() {
+    let gateway = Gateway::start();
+    let mut plug = gateway.open(certified("plug"));
+    plug.send(&connect_with_will("c", 0, "lamp/LWT", "Offline")).await;
+    plug.expect(b"\x20\x02\0\x05").await;
+    plug.expect_close().await;
+    let mut five = gateway.open(certified("plug"));
+    five.send(&connect5_with_will("c", 0, &[], "lamp/LWT")).await;
+    let (first, body) = five.receive().await;
+    assert_eq!((first, body[1]), (0x20, 0x87));
+    five.expect_close().await;
+    assert_eq!(gateway.refused("publish_not_allowed"), 2);
+}
+
+#[tokio::test]
+async fn a_reading_as_a_will_is_stored() {
+    let gateway = Gateway::start();
+    let mut plug = gateway.open(certified("plug"));
+    plug.send(&connect_with_will("c", 0x08, "plug/reading", "{}")).await;
+    plug.expect(CONNACK).await;
+    plug.vanish(&gateway).await;
+    eventually("for the reading", || gateway.buffer.status().accepted == 1).await;
+}
+
+#[tokio::test]
+async fn a_client_of_5_0_may_ask_for_its_will_as_it_goes() {
+    let gateway = Gateway::start();
+    let mut panel = panel(&gateway).await;
+    let mut plug = gateway.open(certified("plug"));
+    plug.send(&connect5_with_will("c", 0, &[], "plug/LWT")).await;
+    plug.receive().await;
+    plug.send(b"\xe0\x01\x04").await;
+    plug.expect_close().await;
+    panel.expect(&publish0("plug/LWT", "gone")).await;
+}
+
+#[tokio::test]
+async fn a_will_with_a_delay_waits_for_the_client_to_come_back() {
+    let gateway = Gateway::start();
+    let mut panel = panel(&gateway).await;
+    let expiry = b"\x11\0\0\0\x3c";
+    for delay in [60, 1] {
+        let mut plug = gateway.open(certified("plug"));
+        plug.send(&connect5_with_will("c", delay, expiry, "plug/LWT")).await;
+        plug.receive().await;
+        plug.vanish(&gateway).await;
+        assert_eq!(
+            gateway.broker.figures().wills_waiting,
+            1,
+            "the first one is dropped as the client is back"
+        );
+    }
+    panel.expect(&publish0("plug/LWT", "gone")).await;
+    panel.ping().await;
+    assert_eq!(gateway.broker.figures().wills_published, 1);
+}
+
+#[tokio::test]
+async fn a_will_is_not_later_than_the_end_of_its_session() {
+    let gateway = Gateway::start();
+    let mut panel = panel(&gateway).await;
+    for (properties, ends) in [(&b"\x11\0\0\0\x01"[..], false), (b"\x11\0\0\0\x3c", true), (b"", false)] {
+        let mut plug = gateway.open(certified("plug"));
+        plug.send(&connect5_with_will("c", 600, properties, "plug/LWT")).await;
+        plug.receive().await;
+        plug.vanish(&gateway).await;
+        if ends {
+            // It starts anew: the session has ended.
+            gateway.connect("plug", "c").await.leave().await;
+        }
+        panel.expect(&publish0("plug/LWT", "gone")).await;
+    }
+    panel.ping().await;
+}
