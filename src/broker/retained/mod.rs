@@ -10,6 +10,7 @@
 mod tests;
 mod topics;
 
+use std::ops::ControlFlow;
 use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use self::topics::Topics;
@@ -58,6 +59,14 @@ pub(super) struct Plan<'a> {
     number: u64,
     /// What is to be written, until it is taken.
     change: Option<Change>,
+}
+
+/// Some of the messages that a filter matches.
+#[derive(Debug)]
+pub(super) struct Piece {
+    pub(super) messages: Vec<Arc<Message>>,
+    /// There are no more.
+    pub(super) is_last: bool,
 }
 
 /// What became of the records of an earlier process.
@@ -128,12 +137,31 @@ impl Retained {
         Ok(Plan { kept, message: Arc::clone(message), number, change })
     }
 
-    /// The messages of all topics that match and are not over.
-    pub(super) fn matching(&self, filter: &TopicFilter, clock: &Clock) -> Vec<Arc<Message>> {
-        let mut found = Vec::new();
-        self.read().topics.matching(filter, |entry: &Entry| found.push(Arc::clone(&entry.message)));
-        found.retain(|message| message.remaining(clock) != Remaining::Expired);
-        found
+    /// The messages of topics that match and are not over: so many that they cost `max_bytes` in memory, and one at
+    /// least. A subscriber that is given them piece by piece gets what is retained when its turn comes.
+    ///
+    /// `after`: the last one that it was given.
+    pub(super) fn matching(
+        &self,
+        filter: &TopicFilter,
+        after: Option<&Message>,
+        max_bytes: usize,
+        clock: &Clock,
+    ) -> Piece {
+        let (mut messages, mut bytes) = (Vec::new(), 0_usize);
+        let after = after.map_or("", |message| &message.topic);
+        let walk = self.read().topics.matching(filter, after, |Entry { message, .. }| {
+            if message.remaining(clock) == Remaining::Expired {
+                return ControlFlow::Continue(());
+            }
+            bytes = bytes.saturating_add(message.cost());
+            if bytes > max_bytes && !messages.is_empty() {
+                return ControlFlow::Break(());
+            }
+            messages.push(Arc::clone(message));
+            ControlFlow::Continue(())
+        });
+        Piece { messages, is_last: walk.is_continue() }
     }
 
     /// Forgets messages that are over (MQTT-3.3.2-5). Returns what is to be removed from the store.

@@ -74,8 +74,9 @@ fn set(retained: &Retained, disk: &mut Disk, message: &Arc<Message>) -> Result<(
 
 /// All topics with their payloads.
 fn content(retained: &Retained, clock: &Clock) -> BTreeMap<String, Vec<u8>> {
-    let all = retained.matching(&TopicFilter::parse("#").unwrap(), clock);
-    all.iter().map(|message| (message.topic.clone(), message.payload.to_vec())).collect()
+    let all = retained.matching(&TopicFilter::parse("#").unwrap(), None, usize::MAX, clock);
+    assert!(all.is_last);
+    all.messages.iter().map(|message| (message.topic.clone(), message.payload.to_vec())).collect()
 }
 
 #[test]
@@ -83,7 +84,7 @@ fn the_last_message_of_a_topic_is_kept_until_an_empty_one_comes() {
     let ((clock, _dir), retained, mut disk) = (clock(), retained(10, 1 << 20), Disk::default());
     for payload in [&b"1"[..], b"2"] {
         set(&retained, &mut disk, &message("a/b", payload)).unwrap();
-        let found = retained.matching(&TopicFilter::parse("a/+").unwrap(), &clock);
+        let found = retained.matching(&TopicFilter::parse("a/+").unwrap(), None, 1, &clock).messages;
         assert_eq!(found.len(), 1);
         assert_eq!((&found[0].payload[..], found[0].retain, found[0].qos), (payload, true, Qos::AtLeastOnce));
         assert_eq!(disk.0.len(), 1, "replaced under the same key");
@@ -190,6 +191,34 @@ fn after_a_restart_what_is_over_unreadable_or_there_twice_is_left_out() {
         panic!()
     };
     assert_eq!(number, key(7), "a number is never used again");
+}
+
+#[test]
+fn who_is_given_them_piece_by_piece_gets_what_is_retained_when_its_turn_comes() {
+    let ((clock, _dir), retained, mut disk) = (clock(), retained(100, 1 << 20), Disk::default());
+    let filter = TopicFilter::parse("+/state").unwrap();
+    for n in 10..30 {
+        set(&retained, &mut disk, &message(&format!("{n}/state"), b"old")).unwrap();
+    }
+    let at_once = 3 * message("10/state", b"old").cost();
+    let first = retained.matching(&filter, None, at_once, &clock);
+    assert_eq!((first.messages.len(), first.is_last), (3, false));
+    set(&retained, &mut disk, &message("10/state", b"newer")).unwrap();
+    set(&retained, &mut disk, &message("12/state", b"")).unwrap();
+    set(&retained, &mut disk, &message("13/state", b"newer")).unwrap();
+    set(&retained, &mut disk, &message("14/state", b"")).unwrap();
+    let mut given = first.messages;
+    loop {
+        let piece = retained.matching(&filter, given.last().map(|last| &**last), at_once, &clock);
+        given.extend(piece.messages);
+        if piece.is_last {
+            break;
+        }
+    }
+    let topics: Vec<_> = given.iter().map(|message| &message.topic[..2]).collect();
+    assert_eq!(topics.len(), 19, "{topics:?}");
+    assert!(topics.is_sorted() && !topics.contains(&"14"));
+    assert_eq!(&given[3].payload[..], b"newer");
 }
 
 #[derive(Debug, Clone)]

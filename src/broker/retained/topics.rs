@@ -2,7 +2,7 @@
 //! ends in NUL, which no topic holds (MQTT-4.7.3-2). Everything below a topic stands behind it, side by side.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 use std::str::Split;
 
 use crate::message::TopicFilter;
@@ -48,49 +48,72 @@ impl<T> Topics<T> {
         self.0.retain(|_, value| wanted(value));
     }
 
-    /// Visits the values of all topics that match. What does not match is skipped level by level; the depth of
-    /// the recursion is that of the filter.
-    pub(super) fn matching<'a>(&'a self, filter: &TopicFilter, mut visit: impl FnMut(&'a T)) {
-        self.visit(&mut String::new(), filter.as_str().split('/'), &mut visit);
+    /// Visits the values of all topics that match, in an order of its own, until it is told to stop. What does not
+    /// match is skipped level by level; the depth of the recursion is that of the filter.
+    ///
+    /// `after`: only the topics behind this one in that order; empty for all.
+    pub(super) fn matching<'a>(
+        &'a self,
+        filter: &TopicFilter,
+        after: &str,
+        mut visit: impl FnMut(&'a T) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let after = if after.is_empty() { String::new() } else { key(after) };
+        self.visit(&mut String::new(), filter.as_str().split('/'), &after, &mut visit)
     }
 
     /// `path`: the key of the topic that the levels so far have led to.
-    fn visit<'a>(&'a self, path: &mut String, mut levels: Split<'_, char>, visit: &mut impl FnMut(&'a T)) {
-        let is_first = path.is_empty();
+    fn visit<'a>(
+        &'a self,
+        path: &mut String,
+        mut levels: Split<'_, char>,
+        after: &str,
+        visit: &mut impl FnMut(&'a T) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let (parent, is_first) = (path.len(), path.is_empty());
         match levels.next() {
-            None => self.0.get(path.as_str()).into_iter().for_each(visit),
+            None if path.as_str() <= after => ControlFlow::Continue(()),
+            None => self.0.get(path.as_str()).map_or(ControlFlow::Continue(()), visit),
             Some("#") => {
-                let below = self.0.range::<str, _>((Bound::Included(path.as_str()), Bound::Unbounded));
+                let start = if after < path.as_str() {
+                    Bound::Included(path.as_str())
+                } else {
+                    Bound::Excluded(after)
+                };
+                let below = self.0.range::<str, _>((start, Bound::Unbounded));
                 let below = below.take_while(|(key, _)| key.starts_with(path.as_str()));
-                below.filter(|(key, _)| !(is_first && is_special(key))).for_each(|(_, value)| visit(value));
+                below
+                    .filter(|(key, _)| !(is_first && is_special(key)))
+                    .try_for_each(|(_, value)| visit(value))
             }
             Some("+") => {
-                let parent = path.len();
-                while let Some(level) = self.next_level(path, parent) {
+                while let Some(level) = self.next_level(path, parent, after) {
                     path.truncate(parent);
                     path.push_str(level);
                     if !(is_first && is_special(level)) {
                         path.push(END);
-                        self.visit(path, levels.clone(), visit);
+                        self.visit(path, levels.clone(), after, visit)?;
                         path.pop();
                     }
                     path.push(BEYOND_END);
                 }
                 path.truncate(parent);
+                ControlFlow::Continue(())
             }
             Some(level) => {
-                let parent = path.len();
                 path.push_str(level);
                 path.push(END);
-                self.visit(path, levels, visit);
+                self.visit(path, levels, after, visit)?;
                 path.truncate(parent);
+                ControlFlow::Continue(())
             }
         }
     }
 
-    /// The first level below a parent, the first `parent` bytes of `from`, whose topics stand behind `from`.
-    fn next_level(&self, from: &str, parent: usize) -> Option<&str> {
-        let (key, _) = self.0.range::<str, _>((Bound::Excluded(from), Bound::Unbounded)).next()?;
+    /// The first level below a parent, the first `parent` bytes of `from`, with topics behind `from` and `after`.
+    fn next_level(&self, from: &str, parent: usize, after: &str) -> Option<&str> {
+        let behind = Bound::Excluded(from.max(after));
+        let (key, _) = self.0.range::<str, _>((behind, Bound::Unbounded)).next()?;
         let below = key.strip_prefix(&from[..parent])?;
         below.split_once(END).map(|(level, _)| level)
     }
@@ -114,11 +137,20 @@ mod tests {
 
     use super::*;
 
-    fn matching(topics: &Topics<String>, filter: &TopicFilter) -> Vec<String> {
-        let mut found = Vec::new();
-        topics.matching(filter, |topic| found.push(topic.clone()));
-        found.sort();
-        found
+    /// All that match, looked up so many at a time.
+    fn matching(topics: &Topics<String>, filter: &TopicFilter, at_once: usize) -> Vec<String> {
+        let mut found: Vec<String> = Vec::new();
+        loop {
+            let (after, end) = (found.last().cloned().unwrap_or_default(), found.len() + at_once);
+            let walk = topics.matching(filter, &after, |topic| {
+                found.push(topic.clone());
+                if found.len() == end { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+            if walk.is_continue() {
+                found.sort();
+                return found;
+            }
+        }
     }
 
     #[test]
@@ -135,15 +167,16 @@ mod tests {
             ("$a/+", &["$a/b"]),
             ("+/+/#", &["/b", "a\x01/b", "a b/b", "a/", "a/b", "a/b/c"]),
         ] {
-            assert_eq!(matching(&topics, &TopicFilter::parse(filter).unwrap()), expected, "{filter}");
+            assert_eq!(matching(&topics, &TopicFilter::parse(filter).unwrap(), 1), expected, "{filter}");
         }
     }
 
     proptest! {
         #[test]
         fn what_is_found_is_what_matches(
-            topics in prop::collection::btree_set("(\\$?[ab\u{1} ü]?[ab]?/){0,3}[ab\u{1}]?", 0..30),
+            topics in prop::collection::btree_set("((\\$?[ab\u{1} ü]?[ab]?/){1,3}[ab\u{1}]?|[ab])", 0..30),
             filters in prop::collection::vec("(\\$?([ab+\u{1} ü]|ab)?/){0,3}([ab+#]|\\$a)?", 1..10),
+            at_once in 1..5_usize,
         ) {
             let mut held = Topics::default();
             for topic in &topics {
@@ -151,7 +184,7 @@ mod tests {
             }
             for filter in filters.iter().filter_map(|filter| TopicFilter::parse(filter).ok()) {
                 let expected: Vec<_> = topics.iter().filter(|topic| filter.matches(topic)).cloned().collect();
-                prop_assert_eq!(matching(&held, &filter), expected, "{}", filter);
+                prop_assert_eq!(matching(&held, &filter, at_once), expected, "{}", filter);
             }
             for topic in &topics {
                 let removed = held.remove(topic);
