@@ -101,7 +101,7 @@ impl Message {
     }
 }
 
-fn properties_cost(properties: &Properties) -> usize {
+pub(super) fn properties_cost(properties: &Properties) -> usize {
     let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
     let user = properties.user.iter().map(|(name, value)| 5 + name.len() + value.len());
     128 + text(&properties.content_type)

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use super::message::{decode_properties, encode_properties};
+use super::message::{decode_properties, encode_properties, properties_cost};
 use super::record::{Decoder, Encoder};
 use super::wire::Will;
 use crate::message::Topic;
@@ -70,6 +70,8 @@ struct Waiting<W> {
     /// When, in milliseconds of the boot clock, and whose.
     by_time: BTreeSet<(u64, u64)>,
     bytes: usize,
+    /// Wills that waited once more. Sessions, which are counted from 1, never get as far as the numbers of these.
+    retried: u64,
 }
 
 #[derive(Debug)]
@@ -82,19 +84,18 @@ struct Entry<W> {
 impl<W> Default for Wills<W> {
     fn default() -> Self {
         let (by_session, by_time) = (BTreeMap::new(), BTreeSet::new());
-        Self(Mutex::new(Waiting { by_session, by_time, bytes: 0 }))
+        Self(Mutex::new(Waiting { by_session, by_time, bytes: 0, retried: 0 }))
     }
 }
 
 impl<W> Wills<W> {
-    /// Lets a will of so many bytes wait until `due_ms` on the boot clock. It replaces one of the same session.
+    /// Lets a will that [`cost`]s so many bytes wait until `due_ms` on the boot clock. It replaces one of the same session.
     ///
     /// # Errors
     /// When there is no room: it is to be published at once.
     pub(super) fn arm(&self, session: u64, will: W, bytes: usize, due_ms: u64) -> Result<(), W> {
         let mut waiting = self.waiting();
         waiting.take(session);
-        let bytes = bytes.saturating_add(OVERHEAD_BYTES);
         if waiting.bytes.saturating_add(bytes) > MAX_BYTES {
             return Err(will);
         }
@@ -102,6 +103,19 @@ impl<W> Wills<W> {
         waiting.by_time.insert((due_ms, session));
         waiting.by_session.insert(session, Entry { will, due_ms, bytes });
         Ok(())
+    }
+
+    /// Lets a will that is due, and cannot be published now, wait a little longer. Its session may be gone, or have
+    /// another one by now.
+    ///
+    /// # Errors
+    /// When there is no room: it is lost.
+    pub(super) fn retry(&self, will: W, bytes: usize, due_ms: u64) -> Result<(), W> {
+        let mut waiting = self.waiting();
+        waiting.retried += 1;
+        let nobody = u64::MAX - waiting.retried;
+        drop(waiting);
+        self.arm(nobody, will, bytes, due_ms)
     }
 
     /// Takes the will of a session: to drop it when the session is resumed, to publish it when it ends.
@@ -138,6 +152,12 @@ impl<W> Waiting<W> {
         self.bytes -= bytes;
         Some(will)
     }
+}
+
+/// What a will costs in memory.
+pub(super) fn cost(will: &Will) -> usize {
+    let properties = will.properties.as_deref().map_or(0, properties_cost);
+    OVERHEAD_BYTES + will.topic.len() + will.payload.len() + properties
 }
 
 /// Appends a will to a record, for the reader of [`decode`].

@@ -32,7 +32,7 @@ fn a_will_waits_for_its_delay_but_no_longer_than_its_session_lives() {
 #[test]
 fn beyond_the_bound_a_will_does_not_wait() {
     let wills = Wills::default();
-    let size = MAX_BYTES / 4;
+    let size = MAX_BYTES / 3;
     for session in 1..=3 {
         wills.arm(session, "will", size, 1_000).unwrap();
     }
@@ -42,6 +42,19 @@ fn beyond_the_bound_a_will_does_not_wait() {
     wills.arm(3, "its other will", size, 1_000).unwrap();
     assert_eq!(wills.take(3), Some("its other will"));
     wills.arm(4, "now there is room", size, 1_000).unwrap();
+}
+
+#[test]
+fn wills_that_are_tried_again_are_nobodys() {
+    let wills = Wills::default();
+    wills.arm(1, "a session's", 10, 5).unwrap();
+    wills.retry("one", 10, 1).unwrap();
+    wills.retry("another", 10, 1).unwrap();
+    assert_eq!(wills.retry("too large", MAX_BYTES, 1), Err("too large"));
+    let mut due: Vec<_> = wills.due(4).into_iter().map(|(_, will)| will).collect();
+    due.sort_unstable();
+    assert_eq!(due, ["another", "one"]);
+    assert_eq!(wills.take(1), Some("a session's"));
 }
 
 #[test]
