@@ -3,6 +3,7 @@
 //! What is kept of it (the reading, the copies for kept sessions, the retained message) goes to disk together or
 //! not at all. Live delivery does not wait for the disk, nor for any subscriber.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -139,12 +140,17 @@ impl Publisher {
             };
         }
         let message = Arc::new(self.message(publish.clone(), received));
-        let (prepared, mut changes) = prepare(broker, &targets, &message, changes);
         // As long as it is locked, memory and disk cannot come to say different things.
         let mut plan = publish
             .retain
             .then(|| broker.retained.plan(&message))
             .and_then(|plan| plan.map_err(|refusal| self.refuse(broker, refusal, &publish.topic)).ok());
+        let targets = match plan {
+            // Who subscribes from now on finds the message among those retained; who did before is found here.
+            Some(_) => Cow::Owned(broker.subscriptions.of(&publish.topic, Some(&self.mailbox))),
+            None => targets,
+        };
+        let (prepared, mut changes) = prepare(broker, &targets, &message, changes);
         changes.extend(plan.as_mut().and_then(Plan::take_change));
         match self.submit(broker, route, &publish, received, changes) {
             Ok(mark) => {
