@@ -44,6 +44,7 @@ pub(super) fn write(
     match written {
         Ok(true) => {
             book.commits += 1;
+            book.synced = next.generation;
             book.set_state(next);
         }
         Ok(false) => {}
@@ -63,6 +64,7 @@ pub(super) fn begin(store: &Store, disk: &Disk, book: &mut Book) -> Result<(), S
     put_state(&mut batch, &mut next);
     store.apply(batch)?;
     store.sync(disk)?;
+    book.synced = next.generation;
     book.set_state(next);
     Ok(())
 }

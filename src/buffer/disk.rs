@@ -5,7 +5,7 @@
 //! store/             the key-value store
 //! store.damaged-<n>  what could not be trusted, set aside; the newest three
 //! store.rebuild/     a store in the making: worthless until it is renamed to `store`
-//! tail               how far readings were acknowledged: end 8 │ epoch 8 │ CRC-32C 4. Written after each commit, before
+//! tail               how far was acknowledged: end 8 │ epoch 8 │ generation 8 │ CRC-32C 4. Written after each commit, before
 //!                    its acks, and not synced: after a power cut it may lag behind, but is never ahead of an honest disk
 //! ballast            space that is given up to get out of a full disk
 //! ```
@@ -44,25 +44,28 @@ pub(super) struct Tail {
     /// One past the highest number that was acknowledged.
     pub(super) end: Seq,
     pub(super) epoch: u64,
+    /// Of the last state that was synced.
+    pub(super) generation: u64,
 }
 
 impl Tail {
     fn read(file: &File) -> Option<Self> {
-        let mut mark = [0; 20];
+        let mut mark = [0; 28];
         file.read_exact_at(&mut mark, 0).ok()?;
-        let (numbers, checksum) = mark.split_at(16);
+        let (numbers, checksum) = mark.split_at(24);
         let number = |at: usize| Some(u64::from_le_bytes(*numbers[at..].first_chunk()?));
         let sound = crc32c::crc32c(numbers).to_le_bytes() == checksum;
-        let tail = Self { end: number(0)?, epoch: number(8)? };
+        let tail = Self { end: number(0)?, epoch: number(8)?, generation: number(16)? };
         (sound && tail.end > 0).then_some(tail)
     }
 
     fn write(self, file: &File) -> io::Result<()> {
-        let mut mark = [0; 20];
+        let mut mark = [0; 28];
         mark[..8].copy_from_slice(&self.end.to_le_bytes());
         mark[8..16].copy_from_slice(&self.epoch.to_le_bytes());
-        let checksum = crc32c::crc32c(&mark[..16]);
-        mark[16..].copy_from_slice(&checksum.to_le_bytes());
+        mark[16..24].copy_from_slice(&self.generation.to_le_bytes());
+        let checksum = crc32c::crc32c(&mark[..24]);
+        mark[24..].copy_from_slice(&checksum.to_le_bytes());
         file.write_all_at(&mark, 0)
     }
 }
@@ -136,7 +139,7 @@ impl Disk {
 
     /// How far readings are known to have been acknowledged; nothing if the mark cannot be read.
     pub(super) fn tail(&self) -> Tail {
-        Tail::read(&self.tail).unwrap_or(Tail { end: 1, epoch: 0 })
+        Tail::read(&self.tail).unwrap_or(Tail { end: 1, epoch: 0, generation: 0 })
     }
 
     /// A mark that cannot be written is only staler: that is what it may be at any time.
@@ -153,8 +156,8 @@ impl Disk {
     }
 
     /// What `set_rebuild_end` wrote, in a store that was set aside since.
-    pub(super) fn rebuild_end(aside: &Path) -> Option<Seq> {
-        Some(Tail::read(&File::open(aside.join("end")).ok()?)?.end)
+    pub(super) fn rebuild_end(aside: &Path) -> Option<Tail> {
+        Tail::read(&File::open(aside.join("end")).ok()?)
     }
 
     /// Bytes that the file system has left for us.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 
 use super::cursor::{Cursor, Fate, put_ranges, take_ranges};
+use super::disk::Tail;
 use super::frame::{Fields, put_signed, put_varint};
 use super::letter::Letter;
 use super::ranges::Ranges;
@@ -127,6 +128,8 @@ impl State {
 #[derive(Debug, Default)]
 pub(super) struct Book {
     pub(super) state: State,
+    /// The generation of the last state that was synced.
+    pub(super) synced: u64,
     pub(super) gaps: Ranges,
     pub(super) sinks: BTreeMap<SinkName, Sink>,
     pub(super) letters: Vec<Letter>,
@@ -161,6 +164,11 @@ impl Book {
     /// Takes over what was written; writers count refusals meanwhile, and losses are put on record.
     pub(super) fn set_state(&mut self, written: State) {
         self.state = State { refused_full: self.state.refused_full, ..written };
+    }
+
+    /// What may be told to have been acknowledged once all of `state` is synced.
+    pub(super) fn tail(&self) -> Tail {
+        Tail { end: self.state.end, epoch: self.state.epoch, generation: self.synced }
     }
 
     /// After a failed write nobody knows what of it is on disk.

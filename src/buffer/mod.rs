@@ -63,6 +63,7 @@ mod salvage;
 mod shrink;
 mod space;
 mod store;
+mod survivors;
 mod thread;
 mod watchdog;
 mod writer;

@@ -9,6 +9,7 @@ use super::commit;
 use super::cursor::{Cursor, Fate};
 use super::disk::{Disk, Tail};
 use super::frame::{Kind, key};
+use super::group::Group;
 use super::intake::Intake;
 use super::ledger::{Book, Ledger, Sink, State};
 use super::salvage;
@@ -86,7 +87,7 @@ pub(super) fn open_store(disk: &Disk, sinks: &[SinkName]) -> Result<(Store, Book
         store.discard();
         return Err(error);
     }
-    disk.set_tail(Tail { end: book.state.end, epoch: book.state.epoch });
+    disk.set_tail(book.tail());
     if Store::has_blobs(&disk.store()) {
         findings.push("the store has put values into blobs/, which is never synced".to_owned());
     }
@@ -105,25 +106,25 @@ fn unknown(disk: &Disk, sinks: &[SinkName]) -> Book {
 /// Damage never keeps the buffer from opening (P5).
 fn open_or_rebuild(disk: &Disk, sinks: &[SinkName]) -> Result<(Store, Book, Vec<String>), StoreError> {
     let tip = newest_segments(&disk.store())?;
-    let why = match open_checked(disk, disk.tail().end) {
+    let why = match open_checked(disk, disk.tail()) {
         Ok((store, book)) => return Ok((store, book, Vec::new())),
         Err(error) if error.needs_rebuild() => error.to_string(),
         Err(error) => return Err(error),
     };
-    let rebuilt = salvage::rebuild(disk, sinks, None, &why, &tip)?;
+    let rebuilt = salvage::rebuild(disk, sinks, None, None, &why, &tip)?;
     let book = load(&rebuilt.store)?;
     let mut findings = rebuilt.findings;
     findings.extend(rebuilt.lost.iter().map(|(from, to)| format!("readings {from} to {} are lost", to - 1)));
     Ok((rebuilt.store, book, findings))
 }
 
-/// Opens the store, and checks that it holds everything below `end`.
-fn open_checked(disk: &Disk, end: Seq) -> Result<(Store, Book), StoreError> {
+/// Opens the store, and checks that it holds everything that was acknowledged.
+fn open_checked(disk: &Disk, acked: Tail) -> Result<(Store, Book), StoreError> {
     if disk.was_interrupted()? {
         return Err(StoreError::Damaged("its rebuilding was interrupted".to_owned()));
     }
     let store = Store::open(&disk.store())?;
-    let checked = load(&store).and_then(|book| check(&store, &book, end).map(|()| book));
+    let checked = load(&store).and_then(|book| check(&store, &book, acked).map(|()| book));
     match checked {
         Ok(book) => Ok((store, book)),
         Err(error) => {
@@ -133,14 +134,17 @@ fn open_checked(disk: &Disk, end: Seq) -> Result<(Store, Book), StoreError> {
     }
 }
 
-fn check(store: &Store, book: &Book, end: Seq) -> Result<(), StoreError> {
+fn check(store: &Store, book: &Book, acked: Tail) -> Result<(), StoreError> {
     let state = &book.state;
     // What a sink has settled was acknowledged, too.
     let settled = book.sinks.values().map(|sink| sink.cursor.settled().end());
-    let end = settled.fold(end, Seq::max);
+    let end = settled.fold(acked.end, Seq::max);
     if state.end < end {
         let (last, acked) = (state.end - 1, end - 1);
         return Err(StoreError::Damaged(format!("it ends at {last}, but {acked} was acknowledged")));
+    }
+    if state.generation < acked.generation {
+        return Err(StoreError::Damaged("the last changes that were acknowledged are not in it".to_owned()));
     }
     if state.end == 1 || state.removed.contains(state.end - 1) {
         return Ok(());
@@ -153,18 +157,21 @@ fn check(store: &Store, book: &Book, end: Seq) -> Result<(), StoreError> {
     }
 }
 
-/// Opens the store again after an error, and checks that it still holds what was acknowledged: all below `end`.
+/// Opens the store again after an error, and checks that it still holds what was acknowledged: all below `end`, and
+/// nothing of the group that is `held`.
 pub(super) fn reopen(
     disk: &Disk,
     ledger: &Ledger,
     end: Seq,
+    held: Option<&Group>,
     rebuild: Option<&str>,
 ) -> Result<Store, StoreError> {
+    let acked = Tail { end, ..ledger.book().tail() };
     // Opening may overwrite what a salvage could still find.
     let tip = newest_segments(&disk.store())?;
     let why = match rebuild {
         Some(why) => why.to_owned(),
-        None => match open_checked(disk, end) {
+        None => match open_checked(disk, acked) {
             Ok((store, found)) => {
                 ledger.book().set_state(found.state);
                 return Ok(store);
@@ -174,10 +181,11 @@ pub(super) fn reopen(
         },
     };
     let sinks: Vec<_> = ledger.book().sinks.keys().cloned().collect();
-    let rebuilt = salvage::rebuild(disk, &sinks, Some(end), &why, &tip)?;
+    let rebuilt = salvage::rebuild(disk, &sinks, Some(acked), held, &why, &tip)?;
     rebuilt.findings.iter().for_each(|finding| tracing::warn!("{finding}"));
     let mut book = ledger.book();
     let epoch = book.state.epoch;
+    book.synced = rebuilt.state.generation;
     book.set_state(State { epoch, ..rebuilt.state });
     for (from, to) in rebuilt.lost {
         tracing::error!(from, to = to - 1, "readings are lost");

@@ -3,6 +3,8 @@
 //! A value is cut into frames. The first is: generation 8 │ parts 2 │ length 4 │ data; each further one: generation 8 │
 //! data. All parts of one value carry the generation of the commit that put them there.
 
+use std::collections::BTreeMap;
+
 use super::Record;
 use super::frame::{self, Fields, Frame, Kind, MAX_VALUE, wrap_all};
 use super::ledger::State;
@@ -65,9 +67,19 @@ pub(super) fn parse_key(stored: &[u8]) -> Option<(&[u8], u16)> {
     (key.len() == usize::from(*length)).then(|| (key, u16::from_be_bytes(*part)))
 }
 
+/// What the keys of all parts of a record have in common.
+pub(super) fn stem(stored: &[u8]) -> &[u8] {
+    &stored[..stored.len().saturating_sub(2)]
+}
+
 /// The generation of a record's part.
 pub(super) fn generation(body: &[u8]) -> Option<u64> {
     Some(u64::from_le_bytes(*body.first_chunk()?))
+}
+
+/// How many parts a record has, says its first.
+pub(super) fn parts(body: &[u8]) -> u16 {
+    Header::parse(body).map_or(0, |(header, _)| header.parts)
 }
 
 /// Bytes that a change takes up in memory.
@@ -154,9 +166,23 @@ fn put_value(batch: &mut Batch, next: &mut State, key: &RecordKey, value: &[u8])
     header.parts
 }
 
+/// The generations of all values, by their keys as they are stored.
+pub(super) fn generations(store: &Store) -> Result<BTreeMap<Vec<u8>, u64>, StoreError> {
+    let mut all = BTreeMap::new();
+    for pair in store.pairs(&[PREFIX], &[PREFIX + 1]) {
+        let (stored, value) = pair?;
+        let found = frame::parse_value(&stored, &value).and_then(|frame| generation(frame.body));
+        all.insert(stored.to_vec(), found.ok_or_else(|| damaged(&stored))?);
+    }
+    Ok(all)
+}
+
+fn damaged(key: &[u8]) -> StoreError {
+    StoreError::Damaged(format!("the record {}", key.escape_ascii()))
+}
+
 /// All records of a table, in order of their keys.
 pub(super) fn table(store: &Store, table: Table) -> Result<Vec<Record>, StoreError> {
-    let damaged = |key: &[u8]| StoreError::Damaged(format!("the record {}", key.escape_ascii()));
     let mut records = Vec::new();
     let mut open: Option<Open> = None;
     for pair in store.pairs(&[PREFIX, table as u8], &[PREFIX, table as u8 + 1]) {

@@ -1,5 +1,7 @@
 //! Records as the broker sees them.
 
+use std::sync::atomic::Ordering::SeqCst;
+
 use super::tests::{incoming, settings, sink};
 use super::*;
 use crate::message::DeviceId;
@@ -89,4 +91,133 @@ async fn nothing_is_waited_for_when_nothing_was_submitted() {
     let receipt = writer.submit(None, vec![Change::Put(key(1), vec![])], Wait::Nobody).unwrap();
     writer.until_durable(receipt.mark).await.unwrap();
     assert_eq!(buffer.records(Table::Queued).await.unwrap().len(), 1);
+}
+
+async fn queued(buffer: &Buffer) -> Vec<(u64, Vec<u8>)> {
+    let records = buffer.records(Table::Queued).await.unwrap();
+    records
+        .iter()
+        .map(|(key, value)| (u64::from_be_bytes((**key).try_into().unwrap()), value.clone()))
+        .collect()
+}
+
+async fn until_in_trouble(buffer: &Buffer) {
+    let give_up = std::time::Instant::now() + Duration::from_secs(60);
+    while buffer.status().trouble.is_none() {
+        assert!(std::time::Instant::now() < give_up, "the failure does not show");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A store in which records were put, put anew and removed, before its syncs begin to fail.
+async fn before_failure(buffer: &Buffer, writer: &mut Writer) {
+    let large = noise(20_000, 1);
+    commit(
+        writer,
+        vec![Change::Put(key(1), vec![1]), Change::Put(key(2), large), Change::Put(key(3), vec![3])],
+    )
+    .await;
+    commit(writer, vec![Change::Remove(key(1)), Change::Put(key(2), vec![2])]).await;
+    buffer.0.0.faults.sync.store(true, SeqCst);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_failed_sync_nothing_that_was_removed_comes_back_and_nothing_acknowledged_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (buffer, _) = Buffer::open(dir.path(), &settings(), &[]).unwrap();
+    let mut writer = buffer.writer();
+    before_failure(&buffer, &mut writer).await;
+    let device = DeviceId::parse("plug").unwrap();
+    let changes = vec![Change::Put(key(4), noise(10_000, 4)), Change::Remove(key(3))];
+    let taken = writer.submit(Some(&incoming(&device, b"x", None)), changes, Wait::ForAck).unwrap();
+    until_in_trouble(&buffer).await;
+    assert!(writer.durable() < taken.mark);
+    buffer.0.0.faults.sync.store(false, SeqCst);
+    writer.until_durable(taken.mark).await.unwrap();
+    assert!(dir.path().join("store.damaged-1").exists(), "it was rebuilt");
+    assert_eq!(queued(&buffer).await, [(2, vec![2]), (4, noise(10_000, 4))]);
+    let state = buffer.0.0.ledger.book().state.clone();
+    assert_eq!(state.records, 3, "one of them is in two parts");
+    buffer.close().await;
+    let (buffer, report) = Buffer::open(dir.path(), &settings(), &[]).unwrap();
+    assert_eq!(report.findings, Vec::<String>::new());
+    assert_eq!(queued(&buffer).await, [(2, vec![2]), (4, noise(10_000, 4))]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_process_dies_while_its_store_is_rebuilt_a_group_without_an_ack_has_changed_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (buffer, _) = Buffer::open(dir.path(), &settings(), &[]).unwrap();
+    let mut writer = buffer.writer();
+    before_failure(&buffer, &mut writer).await;
+    let device = DeviceId::parse("plug").unwrap();
+    let changes = vec![Change::Put(key(4), vec![4]), Change::Put(key(2), vec![22]), Change::Remove(key(3))];
+    writer.submit(Some(&incoming(&device, b"x", None)), changes, Wait::ForAck).unwrap();
+    let give_up = std::time::Instant::now() + Duration::from_secs(60);
+    while !dir.path().join("store.rebuild").exists() {
+        assert!(std::time::Instant::now() < give_up, "its rebuilding does not begin");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    buffer.crash().await;
+    drop((writer, buffer));
+
+    let (buffer, report) = Buffer::open(dir.path(), &settings(), &[]).unwrap();
+    assert!(report.findings[0].contains("interrupted"), "{report:?}");
+    assert_eq!(buffer.status().accepted, 0);
+    assert_eq!(queued(&buffer).await, [(2, vec![2]), (3, vec![3])]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_many_records_are_refused_until_some_are_removed_while_readings_and_removals_are_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let small = config::Buffer { max_bytes: 300_000, ..settings() };
+    let (buffer, _) = Buffer::open(dir.path(), &small, &[]).unwrap();
+    let mut writer = buffer.writer();
+    let mut taken = 0;
+    let refused = loop {
+        assert!(taken < 1_000, "nothing is refused");
+        match writer.submit(None, vec![Change::Put(key(taken), noise(2_000, taken))], Wait::ForAck) {
+            Ok(receipt) => writer.until_durable(receipt.mark).await.unwrap(),
+            Err(refused) => break refused,
+        }
+        taken += 1;
+    };
+    assert_eq!(refused, SubmitError::Full);
+    assert!(taken > 10, "only {taken} were taken");
+    let device = DeviceId::parse("plug").unwrap();
+    writer.append(&incoming(&device, b"x", None)).await.unwrap();
+    writer.submit(None, vec![Change::Put(key(0), vec![])], Wait::ForAck).unwrap_err();
+    let removed =
+        writer.submit(None, (0..10).map(|n| Change::Remove(key(n))).collect(), Wait::ForAck).unwrap();
+    writer.until_durable(removed.mark).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(60), writer.room()).await.unwrap();
+    commit(&mut writer, vec![Change::Put(key(0), vec![])]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_hears_of_what_another_has_submitted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (buffer, _) = Buffer::open(dir.path(), &settings(), &[]).unwrap();
+    let (mut one, other) = (buffer.writer(), buffer.writer());
+    for n in 0..50 {
+        let taken = one.submit(None, vec![Change::Put(key(n), vec![])], Wait::ForAck).unwrap();
+        if n % 2 == 0 {
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+        tokio::time::timeout(Duration::from_secs(60), other.until_durable(taken.mark))
+            .await
+            .unwrap()
+            .unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_comes_and_goes_within_a_group_costs_no_sync() {
+    let dir = tempfile::tempdir().unwrap();
+    let (buffer, _) = Buffer::open(dir.path(), &settings(), &[]).unwrap();
+    let mut writer = buffer.writer();
+    let before = buffer.status().commits;
+    commit(&mut writer, vec![Change::Put(key(1), vec![]), Change::Remove(key(1))]).await;
+    assert_eq!(buffer.status().commits, before);
+    assert_eq!(queued(&buffer).await, []);
 }

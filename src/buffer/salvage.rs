@@ -14,10 +14,12 @@ use super::block::{self, Header};
 use super::cursor::Cursor;
 use super::disk::{Disk, Tail};
 use super::frame::{self, Fields, Frame, Kind, MAGIC, MAX_VALUE, key};
+use super::group::Group;
 use super::ledger::{Book, State};
 use super::ranges::Ranges;
 use super::record;
 use super::store::{Batch, Store, StoreError};
+use super::survivors::{self, Survivors};
 use super::watchdog;
 use crate::config::SinkName;
 use crate::message::Seq;
@@ -53,44 +55,50 @@ pub(super) struct Rebuilt {
     pub(super) findings: Vec<String>,
 }
 
-/// Rebuilds the store. With `end`, that is where it ends: what comes behind is still in memory. `tip` is what the
-/// newest part of the data file held before the store was opened.
+/// Rebuilds the store. With `acked`, it holds no more than that: what comes behind is still in memory, the first of it
+/// in the group that is `held`. `tip` is what the newest part of the data file held before the store was opened.
 ///
 /// `sinks` are those that matter: without a state record, what they all have passed does not count as lost.
 pub(super) fn rebuild(
     disk: &Disk,
     sinks: &[SinkName],
-    end: Option<Seq>,
+    acked: Option<Tail>,
+    held: Option<&Group>,
     why: &str,
     tip: &[(u64, Vec<u8>)],
 ) -> Result<Rebuilt, StoreError> {
     if disk.store().exists() {
-        prepare(disk, end, tip)?;
+        prepare(disk, acked, held, tip)?;
     }
     let aside = disk.set_aside()?;
-    let end = end.or_else(|| Disk::rebuild_end(aside.as_ref()?));
+    let acked = acked.or_else(|| Disk::rebuild_end(aside.as_ref()?));
     disk.drop_ballast();
     let target = disk.rebuild();
     if target.exists() {
         fs::remove_dir_all(&target)?;
     }
     let mut findings = vec![format!("the store was damaged: {why}")];
+    let survivors = Survivors::find(aside.as_deref(), acked.map(|acked| acked.generation));
     let mut source = Source::default();
     if let Some(aside) = &aside {
         findings.push(format!("it was set aside as {}", aside.display()));
         for path in files_in(aside)? {
             let file = File::open(&path)?;
-            scan(&file, |offset, frame| source.note(offset, frame))?;
+            scan(&file, |offset, frame| source.note(offset, frame, &survivors))?;
             source.files.push(file);
         }
     }
     findings.extend(source.missing_records(sinks));
+    if survivors.are_guessed() && source.bytes_of(record::PREFIX) > 0 {
+        findings
+            .push("records of sessions that were removed may have come back: the index is gone".to_owned());
+    }
     let store = Store::open(&target)?;
-    let (state, lost) = source.copy_into(&store, disk, sinks, end)?;
+    let (state, lost) = source.copy_into(&store, disk, sinks, acked.map(|acked| acked.end))?;
     store.sync(disk)?;
     store.discard();
     disk.install()?;
-    disk.set_tail(Tail { end: state.end, epoch: state.epoch });
+    disk.set_tail(Tail { end: state.end, epoch: state.epoch, generation: state.generation });
     let kept = state.end - 1 - state.removed.total_within(1, state.end);
     findings.push(format!("{kept} readings were recovered"));
     let store = Store::open(&disk.store())?;
@@ -98,12 +106,13 @@ pub(super) fn rebuild(
 }
 
 /// Puts beside the files what a later attempt needs, if this one is interrupted.
-fn prepare(disk: &Disk, end: Option<Seq>, tip: &[(u64, Vec<u8>)]) -> io::Result<()> {
+fn prepare(disk: &Disk, acked: Option<Tail>, held: Option<&Group>, tip: &[(u64, Vec<u8>)]) -> io::Result<()> {
     for (offset, bytes) in tip {
         keep_tip(&disk.store().join(format!("db.{offset}")), bytes)?;
     }
-    if let Some(end) = end {
-        disk.set_rebuild_end(Tail { end, epoch: disk.tail().epoch })?;
+    if let Some(acked) = acked {
+        survivors::prepare(&disk.store(), held)?;
+        disk.set_rebuild_end(acked)?;
     }
     File::open(disk.store())?.sync_all()
 }
@@ -132,7 +141,7 @@ struct Source {
 
 impl Source {
     /// Takes note of a frame, if it is the best for its key so far.
-    fn note(&mut self, offset: u64, frame: &Frame<'_>) {
+    fn note(&mut self, offset: u64, frame: &Frame<'_>, survivors: &Survivors) {
         let mut found =
             Found { file: self.files.len(), offset, size: frame.size, rank: (0, 0), count: 0, parts: 0 };
         match frame.kind {
@@ -157,7 +166,12 @@ impl Source {
             }
             Kind::Record | Kind::RecordPart => {
                 let Some(generation) = record::generation(frame.body) else { return };
+                self.generation = self.generation.max(generation);
+                if !survivors.may_live(frame.key, generation) {
+                    return;
+                }
                 found.rank.0 = generation;
+                found.parts = record::parts(frame.body);
             }
             Kind::Letter | Kind::LetterPart => {}
         }
@@ -206,6 +220,7 @@ impl Source {
         state.epoch = state.epoch.max(tail.epoch);
         state.end = end.unwrap_or_else(|| state.end.max(tail.end).max(gaps.end()).max(self.settled_end()));
         (state.keys, state.live_bytes, state.letters) = (0, 0, 0);
+        (state.records, state.record_bytes) = (0, 0);
 
         let (present, mut batch) = self.copy_frames(store, disk, end, &mut state)?;
 
@@ -244,15 +259,16 @@ impl Source {
         end: Option<Seq>,
         state: &mut State,
     ) -> Result<(Ranges, Batch), StoreError> {
-        let wanted = self.block_bytes();
+        let wanted = self.bytes_of(key::BLOCK) + self.bytes_of(record::PREFIX);
         if wanted > disk.free_bytes()? / GROWTH {
             disk.forget_older_damaged()?;
         }
         // Where there is no room for all, the newest go first, and the rest stays aside.
         let mut excess = wanted.saturating_sub(disk.free_bytes()? / GROWTH);
         let (mut present, mut batch, mut batched) = (Ranges::default(), Batch::default(), 0);
-        // The block that is being copied: its parts follow it.
+        // The block or record that is being copied: its parts follow it.
         let mut copied = None;
+        let mut record: Option<(&[u8], &Found)> = None;
         for (key, found) in self.index.iter().filter(|(key, _)| *key != key::STATE) {
             let Some(frame) = self.read(key, found) else { continue };
             if let Some((first, part)) = key::parse_block(key) {
@@ -276,6 +292,16 @@ impl Source {
                 }
                 state.keys += 1;
                 state.live_bytes += found.size as u64;
+            } else if let Some((_, part)) = record::parse_key(key) {
+                if part == 0 {
+                    record = self.is_whole_record(key, found).then_some((record::stem(key), found));
+                }
+                let wanted = |(stem, head): &(&[u8], &Found)| *stem == record::stem(key) && part < head.parts;
+                if record.filter(wanted).is_none() {
+                    continue;
+                }
+                state.records += 1;
+                state.record_bytes += found.size as u64;
             } else if key::parse_letter(key).is_some_and(|(_, _, part)| part == 0) {
                 state.letters += 1;
             }
@@ -298,14 +324,23 @@ impl Source {
         })
     }
 
+    /// As `is_whole`, for a record: all its parts are of one generation.
+    fn is_whole_record(&self, first: &[u8], head: &Found) -> bool {
+        (1..head.parts).all(|part| {
+            let key = [record::stem(first), &part.to_be_bytes()].concat();
+            let found = self.index.get(&key).filter(|found| found.rank.0 == head.rank.0);
+            found.is_some_and(|found| self.read(&key, found).is_some())
+        })
+    }
+
     /// Whether a later epoch began before that number: then it was not acknowledged, and given again.
     fn was_given_up(&self, first: Seq, epoch: u64) -> bool {
         self.begins.range(epoch + 1..).any(|(_, begin)| *begin <= first)
     }
 
-    fn block_bytes(&self) -> u64 {
-        let blocks = self.index.range(vec![key::BLOCK]..vec![key::BLOCK + 1]);
-        blocks.map(|(_, found)| found.size as u64).sum()
+    fn bytes_of(&self, prefix: u8) -> u64 {
+        let all = self.index.range(vec![prefix]..vec![prefix + 1]);
+        all.map(|(_, found)| found.size as u64).sum()
     }
 
     fn meta(&self, key: &[u8]) -> Option<Vec<u8>> {

@@ -65,7 +65,7 @@ fn open(dir: &Path, end: Seq, frames: &[Vec<u8>], sinks: &[&str]) -> (Buffer, Op
     fs::create_dir_all(dir.join("store")).unwrap();
     fs::write(dir.join("store/db"), noise(0, 5_000)).unwrap();
     fs::write(dir.join("store/left"), frames.concat()).unwrap();
-    Disk::lock(dir).unwrap().set_tail(Tail { end, epoch: 4 });
+    Disk::lock(dir).unwrap().set_tail(Tail { end, epoch: 4, generation: 0 });
     let sinks: Vec<_> = sinks.iter().map(|name| sink(name)).collect();
     Buffer::open(dir, &settings(), &sinks).unwrap()
 }

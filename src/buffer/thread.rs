@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::block::{Block, Packer};
-use super::disk::{Disk, Tail};
+use super::disk::Disk;
 use super::group::Group;
 use super::intake::{Intake, Refusing, Wakeup};
 use super::ledger::Ledger;
@@ -287,8 +287,7 @@ impl Keeper {
             Ok(()) if self.store.is_some() => {
                 let end = group.end();
                 // Before any ack: what nobody knows to have been acknowledged is missed by nobody.
-                let epoch = self.hub.ledger.book().state.epoch;
-                self.disk.set_tail(Tail { end, epoch });
+                self.disk.set_tail(self.hub.ledger.book().tail());
                 self.hub.intake.release(&mut group);
                 self.spare = Some(group);
                 self.ends.send_if_modified(|known| std::mem::replace(known, end) != end);
@@ -355,7 +354,7 @@ impl Keeper {
     fn reopen(&mut self) -> Result<(), StoreError> {
         let rebuild = self.latch.as_ref().and_then(|latch| latch.rebuild.as_deref());
         let end = *self.ends.borrow();
-        self.store = Some(open::reopen(&self.disk, &self.hub.ledger, end, rebuild)?);
+        self.store = Some(open::reopen(&self.disk, &self.hub.ledger, end, self.held.as_deref(), rebuild)?);
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use tampu::buffer::{Buffer, DropReason, Limits, OpenReport, Outcome, Reader, Sta
 use tampu::message::{Qos, Reading, Seq};
 
 use super::driver::{Key, SINKS, settings, sink, store};
+use super::records::{self, Who};
 
 /// The run of the readings that a check itself appends.
 const OWN_RUN: u64 = 1 << 20;
@@ -26,6 +27,9 @@ pub(super) struct Promises {
     settled: BTreeMap<String, BTreeSet<Key>>,
     /// The same, before it was closed.
     settled_now: BTreeMap<String, BTreeSet<Key>>,
+    /// Changes without a reading, by writer: the last that was submitted, and the last on disk.
+    changing: BTreeMap<Who, u64>,
+    changed: BTreeMap<Who, u64>,
     /// The epoch of each run, once a reader saw it.
     epochs: BTreeMap<u64, u64>,
     /// What the driver itself saw going wrong.
@@ -68,6 +72,8 @@ impl Promises {
             match words[0] {
                 "submitted" => drop(self.submitted.insert(key(&words[1..4]), words[4].parse().unwrap())),
                 "durable" => drop(self.durable.insert(key(&words[1..4]), words[4].parse().unwrap())),
+                "changing" => drop(self.changing.insert(who(&words[1..3]), words[3].parse().unwrap())),
+                "changed" => drop(self.changed.insert(who(&words[1..3]), words[3].parse().unwrap())),
                 "settling" => self.settle(words[1], &words[2..]),
                 "full" => self.full += 1,
                 "opened" => {
@@ -113,6 +119,8 @@ impl Promises {
     fn end(&mut self, run: u64) {
         let all = self.submitted.iter().filter(|(key, _)| key.run == run);
         self.durable.extend(all.map(|(key, seq)| (*key, *seq)));
+        let changed = self.changing.iter().filter(|((of, _), _)| *of == run);
+        self.changed.extend(changed.map(|(who, count)| (*who, *count)));
         for (sink, keys) in std::mem::take(&mut self.settled_now) {
             self.settled.entry(sink).or_default().extend(keys);
         }
@@ -123,6 +131,10 @@ impl Promises {
 fn parse_item(item: &str) -> (Key, u64) {
     let numbers: Vec<&str> = item.split(',').collect();
     (key(&numbers), numbers[3].parse().unwrap())
+}
+
+fn who(words: &[&str]) -> Who {
+    (words[0].parse().unwrap(), words[1].parse().unwrap())
 }
 
 fn key(words: &[&str]) -> Key {
@@ -162,9 +174,11 @@ async fn first_opening(disk: &Path, promises: &Promises, excuse: Excuse) -> Resu
     }
     conserved(&buffer.status())?;
     let epochs = promises.epochs.values().copied().collect();
+    let records = records::Found::read(&buffer).await?;
+    remembered(&records, promises, excuse)?;
     let mut found = Found { report, epochs, ..Found::default() };
     for name in SINKS {
-        audit(&buffer, name, promises, excuse, &mut found).await?;
+        audit(&buffer, name, promises, &records, excuse, &mut found).await?;
     }
     found.gaps = buffer.status().gaps;
     append(&buffer, 0).await?;
@@ -192,11 +206,53 @@ async fn first_opening(disk: &Path, promises: &Promises, excuse: Excuse) -> Resu
     Ok(found)
 }
 
+/// Whether the records are those of one moment, which is not before anything that was acknowledged.
+fn remembered(records: &records::Found, promises: &Promises, excuse: Excuse) -> Result<(), String> {
+    if excuse == Excuse::Gap {
+        return Ok(());
+    }
+    // After an error the store may have been rebuilt without its index: then what was removed comes back.
+    records.is_of_one_moment(excuse == Excuse::NoneOfThoseAcked)?;
+    for key in promises.durable.keys() {
+        let last = records.progress.get(&key.who());
+        if last.is_none_or(|last| *last < key.count) {
+            return Err(format!("{key:?} is acknowledged, but the records of its writer end at {last:?}"));
+        }
+    }
+    for (who, count) in &promises.changed {
+        let last = records.alone.get(who);
+        if last.is_none_or(|last| last < count) {
+            return Err(format!("change {count} of {who:?} is acknowledged, but the last one is {last:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether no reading is there without its records, nor they without it.
+fn together(
+    records: &records::Found,
+    stored: &BTreeSet<Key>,
+    is_there: impl Fn(&Key) -> bool,
+) -> Result<(), String> {
+    let last = |key: &Key| records.progress.get(&key.who()).copied();
+    if let Some(key) = stored.iter().find(|key| last(key).is_none_or(|last| last < key.count)) {
+        return Err(format!("{key:?} is there without its records, which end at {:?}", last(key)));
+    }
+    for ((run, writer), last) in &records.progress {
+        let mut keys = (0..=*last).map(|count| Key { run: *run, writer: *writer, count });
+        if let Some(key) = keys.find(|key| !is_there(key)) {
+            return Err(format!("{key:?} is not there, but its records are"));
+        }
+    }
+    Ok(())
+}
+
 /// Reads and settles everything that waits for a sink, and compares it with what was promised.
 async fn audit(
     buffer: &Buffer,
     name: &str,
     promises: &Promises,
+    records: &records::Found,
     excuse: Excuse,
     found: &mut Found,
 ) -> Result<(), String> {
@@ -209,6 +265,11 @@ async fn audit(
     }
     let stored = identify(&readings, promises)?;
     let settled = promises.settling.get(name);
+    if excuse == Excuse::None {
+        let is_there =
+            |key: &Key| stored.contains(key) || settled.is_some_and(|settled| settled.contains(key));
+        together(records, &stored, is_there)?;
+    }
     let mut missing = 0;
     for (key, seq) in &promises.durable {
         if stored.contains(key) || settled.is_some_and(|settled| settled.contains(key)) {

@@ -18,6 +18,7 @@ use tampu::config;
 use tampu::message::{BootId, ClockQuality, DeviceId, Incoming, Qos, Stamp};
 
 use super::random::{Rng, number};
+use super::records::{self, Who};
 
 /// The sinks of the store. The first settles eagerly, the second now and then.
 pub(super) const SINKS: [&str; 2] = ["eager", "lazy"];
@@ -62,6 +63,10 @@ pub(super) struct Key {
 }
 
 impl Key {
+    pub(super) fn who(self) -> Who {
+        (self.run, self.writer)
+    }
+
     /// Sizes and entropy as they come from the field, and some as they do not.
     pub(super) fn payload(self) -> Vec<u8> {
         let mut rng = Rng::new(self.run << 40 ^ self.writer << 32 ^ self.count);
@@ -250,7 +255,7 @@ async fn open(disk: &Path, marks: &Marks, room: Option<u64>) -> Result<(Buffer, 
 /// Sends bursts, as a connection with a window does, and waits for their acks.
 async fn write(mut writer: Writer, marks: Marks, plan: Plan, number: u64, left: Arc<AtomicUsize>) {
     let mut rng = Rng::new(plan.run << 8 ^ number);
-    let mut count = 0;
+    let (mut count, mut alone) = (0, 0);
     loop {
         let mut burst: Vec<(Key, Receipt)> = Vec::new();
         let most = if trickles(plan.run) { 2 } else { 20 };
@@ -270,6 +275,18 @@ async fn write(mut writer: Writer, marks: Marks, plan: Plan, number: u64, left: 
             burst.push((key, taken));
         }
         let Some((_, last)) = burst.last().copied() else { return };
+        let mut change = Receipt::default();
+        if rng.percent(30) {
+            let wait = if rng.percent(50) { Wait::Nobody } else { Wait::ForAck };
+            match writer.submit(None, records::alone((plan.run, number), alone), wait) {
+                Ok(taken) => {
+                    marks.say(&format!("changing {} {number} {alone}", plan.run));
+                    change = taken;
+                }
+                Err(SubmitError::Full) => marks.say("full"),
+                Err(SubmitError::Closed) => return marks.say("closed"),
+            }
+        }
         if rng.percent(90) && writer.until_durable(last.mark).await.is_err() {
             return marks.say("closed");
         }
@@ -285,6 +302,12 @@ async fn write(mut writer: Writer, marks: Marks, plan: Plan, number: u64, left: 
         if !acked.is_empty() {
             marks.say(acked.trim_end());
         }
+        if change != Receipt::default() {
+            if change.mark <= durable {
+                marks.say(&format!("changed {} {number} {alone}", plan.run));
+            }
+            alone += 1;
+        }
         if rng.percent(30) {
             tokio::time::sleep(Duration::from_millis(rng.next() % 4)).await;
         }
@@ -295,7 +318,7 @@ async fn write(mut writer: Writer, marks: Marks, plan: Plan, number: u64, left: 
 async fn submit(writer: &mut Writer, marks: &Marks, key: Key, qos: Qos, wait: Wait) -> Option<Receipt> {
     let (device, topic, payload) = (key.device(), key.topic(), key.payload());
     loop {
-        match writer.submit(Some(&key.reading(&device, &topic, &payload, qos)), Vec::new(), wait) {
+        match writer.submit(Some(&key.reading(&device, &topic, &payload, qos)), records::beside(key), wait) {
             Ok(taken) => {
                 let seq = taken.seq.unwrap();
                 marks.say(&format!("submitted {} {} {} {seq}", key.run, key.writer, key.count));

@@ -14,6 +14,7 @@ use tampu::message::Qos;
 use super::check::{Excuse, Promises, check, conserved};
 use super::driver::{Key, SINKS, settings, sink, store};
 use super::random::Rng;
+use super::records;
 use super::replay::Image;
 
 /// A small file system of its own, gone with this value.
@@ -81,7 +82,7 @@ impl Bench {
         let key = Key { run: self.run, writer: 0, count: self.count };
         let (device, topic, payload) = (key.device(), key.topic(), key.payload());
         let reading = key.reading(&device, &topic, &payload, Qos::AtLeastOnce);
-        let taken = self.writer.submit(Some(&reading), Vec::new(), Wait::ForAck).ok()?;
+        let taken = self.writer.submit(Some(&reading), records::beside(key), Wait::ForAck).ok()?;
         self.count += 1;
         Some((key, taken))
     }

@@ -25,6 +25,8 @@ mod model;
 
 mod driver;
 
+mod records;
+
 mod check;
 
 mod power_cut;
