@@ -84,12 +84,13 @@ impl Delivery<'_> {
         if let Some(seconds) = self.message_expiry {
             put_message_expiry(seconds, out);
         }
+        if let Some(properties) = self.properties {
+            properties.put_lasting(out);
+        }
+        // At the end, where a client of `rumqttc` 0.25, which counts them wrongly, can still read one or two.
         for number in self.subscription_ids {
             out.put_u8(id::SUBSCRIPTION_ID);
             put_varint(*number as usize, out);
-        }
-        if let Some(properties) = self.properties {
-            properties.put_lasting(out);
         }
     }
 }

@@ -194,7 +194,6 @@ impl UserProperties {
     }
 
     fn push_encoded(&mut self, pair: &[u8]) {
-        self.0.reserve_exact(1 + pair.len());
         self.0.push(id::USER);
         self.0.extend_from_slice(pair);
     }

@@ -195,8 +195,8 @@ fn properties_of_a_message_and_of_its_delivery_are_written_in_5_0() {
         subscription_ids: &[1, 128],
         ..delivery()
     };
-    let expected = b"\x32\x20\0\0\x02\x03\x1a\x23\x00\x03\x02\x00\x00\x00\x09\x0b\x01\x0b\x80\x01\
-        \x01\x01\x03\x00\x01j\x26\x00\x01n\x00\x01v!";
+    let expected = b"\x32\x20\0\0\x02\x03\x1a\x23\x00\x03\x02\x00\x00\x00\x09\x01\x01\
+        \x03\x00\x01j\x26\x00\x01n\x00\x01v\x0b\x01\x0b\x80\x01!";
     assert_eq!(delivered(&rich, V5), expected);
     assert_eq!(delivered(&rich, V3), b"\x32\x05\0\0\x02\x03!");
     let lasting = Delivery { properties: Some(&properties), ..delivery() };

@@ -3,6 +3,9 @@
 
 mod accepted;
 mod answers;
+mod hostile;
+mod packets;
+mod round_trips;
 
 mod statements;
 

@@ -1,0 +1,178 @@
+//! Bytes that no honest client sends: nothing panics, nothing beyond the frame is touched, and what is made
+//! of a frame is in proportion to it.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::packets::*;
+use super::*;
+
+const V3: Version = Version::V3;
+const V5: Version = Version::V5;
+const LARGE: usize = 1 << 20;
+
+fn versions() -> impl Strategy<Value = Version> {
+    prop_oneof![Just(V3), Just(V5)]
+}
+
+fn valid_bytes() -> impl Strategy<Value = (Version, Vec<u8>)> {
+    versions().prop_flat_map(|version| {
+        any_packet(version).prop_map(move |packet| (version, bytes_of(&packet, version).to_vec()))
+    })
+}
+
+/// The length of the frame at the head of the input, counted another way than the codec does.
+fn frame_bytes(input: &[u8]) -> usize {
+    let length = input[1..].iter().take_while(|byte| **byte >= 0x80).count() + 1;
+    let digits = input[1..=length].iter().rev();
+    1 + length + digits.fold(0, |value, byte| value * 128 + usize::from(byte & 0x7f))
+}
+
+/// Memory on the heap, beyond the packet itself.
+fn heap_bytes(packet: &Packet) -> usize {
+    match packet {
+        Packet::Publish(publish) => {
+            let properties = publish.properties.as_deref();
+            let properties = properties.map_or(0, |it| size_of::<Properties>() + it.lasting_bytes());
+            publish.topic.capacity() + publish.payload.len() + properties
+        }
+        Packet::Subscribe(Subscribe { filters, .. }) => {
+            let texts = filters.iter().map(|wanted| wanted.filter.capacity()).sum::<usize>();
+            filters.capacity() * size_of::<Wanted>() + texts
+        }
+        Packet::Unsubscribe(Unsubscribe { filters, .. }) => {
+            let texts = filters.iter().map(String::capacity).sum::<usize>();
+            filters.capacity() * size_of::<String>() + texts
+        }
+        Packet::Ack(_) | Packet::PingReq | Packet::Disconnect(_) | Packet::Auth => 0,
+    }
+}
+
+/// Reads until there is no packet any more.
+fn check_all(version: Version, bytes: &[u8]) {
+    let mut input = BytesMut::from(bytes);
+    loop {
+        let before = input.clone();
+        let result = next(&mut input, version, LARGE, true);
+        let mut again = before.clone();
+        assert_eq!(next(&mut again, version, LARGE, true), result, "the same bytes mean the same");
+        assert_eq!(again, input);
+        let Ok(Next::Packet(packet)) = result else {
+            assert_eq!(input, before, "what is not taken stays");
+            return;
+        };
+        let frame = frame_bytes(&before);
+        assert_eq!(input[..], before[frame..]);
+        assert!(heap_bytes(&packet) <= 256 + 20 * frame, "{packet:?} of {frame} bytes");
+        let mut alone = BytesMut::from(&before[..frame]);
+        assert_eq!(next(&mut alone, version, frame, true), Ok(Next::Packet(packet)));
+    }
+}
+
+fn check_connect(bytes: &[u8]) {
+    let mut input = BytesMut::from(bytes);
+    match take_connect(&mut input, LARGE) {
+        Ok(Some(_)) => assert_eq!(input[..], bytes[frame_bytes(bytes)..]),
+        Ok(None) | Err(_) => assert_eq!(input[..], *bytes),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn random_bytes_are_refused_or_taken_frame_by_frame(
+        version in versions(),
+        bytes in vec(any::<u8>(), 0..300),
+    ) {
+        check_all(version, &bytes);
+        check_connect(&bytes);
+    }
+
+    /// Most random bytes end at the first byte; these come further.
+    #[test]
+    fn random_bodies_of_every_type_are_refused_or_taken(
+        version in versions(),
+        first in prop::sample::select(&b"\x30\x32\x34\x3d\x40\x50\x62\x70\x82\xa2\xc0\xe0\xf0\x10"[..]),
+        body in vec(prop_oneof![0..0x30_u8, any::<u8>()], 0..120),
+    ) {
+        let mut bytes = framed(first, &body);
+        check_connect(&bytes);
+        bytes.extend_from_slice(&framed(first, &body));
+        check_all(version, &bytes);
+    }
+
+    #[test]
+    fn packets_with_changed_bytes_are_refused_or_taken(
+        (version, bytes) in valid_bytes(),
+        changes in vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        as_other_version: bool,
+    ) {
+        let mut bytes = bytes;
+        for (index, byte) in changes {
+            let index = index.index(bytes.len());
+            bytes[index] = byte;
+        }
+        let version = match (version, as_other_version) {
+            (V3, true) => V5,
+            (V5, true) => V3,
+            (version, false) => version,
+        };
+        check_all(version, &bytes);
+    }
+
+    #[test]
+    fn connects_with_changed_bytes_are_refused_or_taken(
+        connect in versions().prop_flat_map(any_connect),
+        changes in vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let mut bytes = connect_bytes(&connect);
+        for (index, byte) in changes {
+            let index = index.index(bytes.len());
+            bytes[index] = byte;
+        }
+        check_connect(&bytes);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_packet_is_taken_when_its_last_byte_has_come((version, bytes) in valid_bytes()) {
+        let whole = packet_in(version, &bytes);
+        for end in 0..bytes.len() {
+            let mut input = BytesMut::from(&bytes[..end]);
+            prop_assert_eq!(next(&mut input, version, LARGE, true), Ok(Next::Incomplete), "at {}", end);
+            input.extend_from_slice(&bytes[end..]);
+            prop_assert_eq!(next(&mut input, version, LARGE, true), Ok(Next::Packet(whole.clone())));
+        }
+    }
+
+    #[test]
+    fn a_packet_that_ends_too_early_is_not_taken(connect in versions().prop_flat_map(any_connect)) {
+        let bytes = connect_bytes(&connect);
+        for end in 0..bytes.len() {
+            prop_assert_eq!(take_connect(&mut BytesMut::from(&bytes[..end]), LARGE), Ok(None));
+        }
+    }
+}
+
+fn packet_in(version: Version, bytes: &[u8]) -> Packet {
+    match next(&mut BytesMut::from(bytes), version, LARGE, true) {
+        Ok(Next::Packet(packet)) => packet,
+        other => panic!("{bytes:02x?} in {version:?}: {other:?}"),
+    }
+}
+
+#[test]
+fn many_small_properties_and_filters_cost_little_more_than_their_bytes() {
+    let pairs = b"\x26\0\0\0\0".repeat(20_000);
+    let body = [&b"\x00\x01a\xa0\x8d\x06"[..], &pairs].concat();
+    let publish = [&b"\x30\xa6\x8d\x06"[..], &body].concat();
+    check_all(V5, &publish);
+    let Packet::Publish(publish) = packet_in(V5, &publish) else { panic!() };
+    assert_eq!(publish.properties.unwrap().user.iter().count(), 20_000);
+    let filters = b"\x00\x01a\x00".repeat(4_000);
+    check_all(V5, &[&b"\x82\x83\x7d\x00\x01\x00"[..], &filters].concat());
+}
