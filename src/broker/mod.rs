@@ -40,6 +40,9 @@
 
 mod connection;
 mod figures;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod greeting;
 mod history;
 mod integrity;

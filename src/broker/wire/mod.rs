@@ -13,6 +13,8 @@ mod delivery;
 mod fields;
 mod header;
 mod id;
+#[cfg(any(test, fuzzing))]
+mod invariants;
 mod packets;
 mod properties;
 mod read;
@@ -22,6 +24,8 @@ mod write;
 
 pub(super) use self::connect::{ConnectError, take as take_connect};
 pub(super) use self::delivery::{Delivery, publish_bytes, put_publish};
+#[cfg(any(test, fuzzing))]
+pub(super) use self::invariants::{check_connect, check_packets};
 pub(super) use self::packets::{
     Ack, AckKind, Answer, ConnAck, Connect, Disconnect, Packet, Password, Publish, RetainHandling, Subscribe,
     Unsubscribe, Version, Wanted, Will,

@@ -1,5 +1,4 @@
-//! Bytes that no honest client sends: nothing panics, nothing beyond the frame is touched, and what is made
-//! of a frame is in proportion to it.
+//! Bytes that no honest client sends: `invariants` says what holds for them.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -21,62 +20,6 @@ fn valid_bytes() -> impl Strategy<Value = (Version, Vec<u8>)> {
     })
 }
 
-/// The length of the frame at the head of the input, counted another way than the codec does.
-fn frame_bytes(input: &[u8]) -> usize {
-    let length = input[1..].iter().take_while(|byte| **byte >= 0x80).count() + 1;
-    let digits = input[1..=length].iter().rev();
-    1 + length + digits.fold(0, |value, byte| value * 128 + usize::from(byte & 0x7f))
-}
-
-/// Memory on the heap, beyond the packet itself.
-fn heap_bytes(packet: &Packet) -> usize {
-    match packet {
-        Packet::Publish(publish) => {
-            let properties = publish.properties.as_deref();
-            let properties = properties.map_or(0, |it| size_of::<Properties>() + it.lasting_bytes());
-            publish.topic.capacity() + publish.payload.len() + properties
-        }
-        Packet::Subscribe(Subscribe { filters, .. }) => {
-            let texts = filters.iter().map(|wanted| wanted.filter.capacity()).sum::<usize>();
-            filters.capacity() * size_of::<Wanted>() + texts
-        }
-        Packet::Unsubscribe(Unsubscribe { filters, .. }) => {
-            let texts = filters.iter().map(String::capacity).sum::<usize>();
-            filters.capacity() * size_of::<String>() + texts
-        }
-        Packet::Ack(_) | Packet::PingReq | Packet::Disconnect(_) | Packet::Auth => 0,
-    }
-}
-
-/// Reads until there is no packet any more.
-fn check_all(version: Version, bytes: &[u8]) {
-    let mut input = BytesMut::from(bytes);
-    loop {
-        let before = input.clone();
-        let result = next(&mut input, version, LARGE, true);
-        let mut again = before.clone();
-        assert_eq!(next(&mut again, version, LARGE, true), result, "the same bytes mean the same");
-        assert_eq!(again, input);
-        let Ok(Next::Packet(packet)) = result else {
-            assert_eq!(input, before, "what is not taken stays");
-            return;
-        };
-        let frame = frame_bytes(&before);
-        assert_eq!(input[..], before[frame..]);
-        assert!(heap_bytes(&packet) <= 256 + 20 * frame, "{packet:?} of {frame} bytes");
-        let mut alone = BytesMut::from(&before[..frame]);
-        assert_eq!(next(&mut alone, version, frame, true), Ok(Next::Packet(packet)));
-    }
-}
-
-fn check_connect(bytes: &[u8]) {
-    let mut input = BytesMut::from(bytes);
-    match take_connect(&mut input, LARGE) {
-        Ok(Some(_)) => assert_eq!(input[..], bytes[frame_bytes(bytes)..]),
-        Ok(None) | Err(_) => assert_eq!(input[..], *bytes),
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
@@ -85,7 +28,7 @@ proptest! {
         version in versions(),
         bytes in vec(any::<u8>(), 0..300),
     ) {
-        check_all(version, &bytes);
+        check_packets(version, &bytes);
         check_connect(&bytes);
     }
 
@@ -99,7 +42,7 @@ proptest! {
         let mut bytes = framed(first, &body);
         check_connect(&bytes);
         bytes.extend_from_slice(&framed(first, &body));
-        check_all(version, &bytes);
+        check_packets(version, &bytes);
     }
 
     #[test]
@@ -118,7 +61,7 @@ proptest! {
             (V5, true) => V3,
             (version, false) => version,
         };
-        check_all(version, &bytes);
+        check_packets(version, &bytes);
     }
 
     #[test]
@@ -170,9 +113,26 @@ fn many_small_properties_and_filters_cost_little_more_than_their_bytes() {
     let pairs = b"\x26\0\0\0\0".repeat(20_000);
     let body = [&b"\x00\x01a\xa0\x8d\x06"[..], &pairs].concat();
     let publish = [&b"\x30\xa6\x8d\x06"[..], &body].concat();
-    check_all(V5, &publish);
+    check_packets(V5, &publish);
     let Packet::Publish(publish) = packet_in(V5, &publish) else { panic!() };
     assert_eq!(publish.properties.unwrap().user.iter().count(), 20_000);
     let filters = b"\x00\x01a\x00".repeat(4_000);
-    check_all(V5, &[&b"\x82\x83\x7d\x00\x01\x00"[..], &filters].concat());
+    check_packets(V5, &[&b"\x82\x83\x7d\x00\x01\x00"[..], &filters].concat());
+}
+
+/// Valid packets, and what the fuzz targets have found.
+#[test]
+fn the_kept_corpora_of_the_fuzz_targets_hold() {
+    for (target, version) in [("packets_v3", V3), ("packets_v5", V5)] {
+        let directory = format!("{}/fuzz/corpus/{target}", env!("CARGO_MANIFEST_DIR"));
+        let mut taken = 0;
+        for file in std::fs::read_dir(directory).unwrap() {
+            let bytes = std::fs::read(file.unwrap().path()).unwrap();
+            check_connect(&bytes);
+            check_packets(version, &bytes);
+            let packet = next(&mut BytesMut::from(&bytes[..]), version, LARGE, true);
+            taken += usize::from(matches!(packet, Ok(Next::Packet(_))));
+        }
+        assert!(taken >= 7, "of the packets of {target}, {taken} were taken");
+    }
 }

@@ -3,6 +3,7 @@
 
 mod accepted;
 mod answers;
+mod differences;
 mod hostile;
 mod packets;
 mod round_trips;

@@ -123,7 +123,7 @@ proptest! {
         prop_assert_eq!(read_by_v5(written(&Answer::Ack(ack), V5)), v5_ack(ack));
         let ack = Ack { reason: Reason::Success, ..ack };
         let bytes = written(&Answer::Ack(ack), V3);
-        prop_assert_eq!(read_by_v4(bytes.clone()), read_by_v4(bytes_of(&Packet::Ack(ack), V3)));
+        prop_assert_eq!(read_by_v4(bytes), read_by_v4(bytes_of(&Packet::Ack(ack), V3)));
     }
 
     #[test]
