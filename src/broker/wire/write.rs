@@ -2,6 +2,8 @@
 //!
 //! In 5.0 a packet that is larger than the client takes is not sent (MQTT-3.1.2-24); texts that are there
 //! for people are left out before it comes to that (MQTT-3.2.2-19, MQTT-3.14.2-3).
+//! CONNACK and DISCONNECT may have them even if the client wants no problem information (MQTT-3.1.2-29);
+//! nothing else that is written here has any.
 
 use bytes::{BufMut, BytesMut};
 

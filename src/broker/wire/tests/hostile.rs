@@ -2,6 +2,8 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use rumqttc::mqttbytes::v4;
+use rumqttc::v5::mqttbytes::v5;
 
 use super::packets::*;
 use super::*;
@@ -12,6 +14,22 @@ const LARGE: usize = 1 << 20;
 
 fn versions() -> impl Strategy<Value = Version> {
     prop_oneof![Just(V3), Just(V5)]
+}
+
+/// What is taken here, `rumqttc` takes for the same; of 5.0 that is only looked at for messages.
+fn check_agreement(version: Version, bytes: &[u8]) {
+    let mut input = BytesMut::from(bytes);
+    let Ok(Next::Packet(packet)) = next(&mut input, version, LARGE, true) else { return };
+    let mut input = BytesMut::from(bytes);
+    match (version, &packet) {
+        (V3, _) => {
+            assert_eq!(v4::Packet::read(&mut input, LARGE).unwrap(), v4_packet(&packet), "{bytes:02x?}");
+        }
+        (V5, Packet::Publish(_)) => {
+            assert_eq!(v5::Packet::read(&mut input, None).unwrap(), v5_packet(&packet), "{bytes:02x?}");
+        }
+        (V5, _) => {}
+    }
 }
 
 fn valid_bytes() -> impl Strategy<Value = (Version, Vec<u8>)> {
@@ -41,6 +59,7 @@ proptest! {
     ) {
         let mut bytes = framed(first, &body);
         check_connect(&bytes);
+        check_agreement(version, &bytes);
         bytes.extend_from_slice(&framed(first, &body));
         check_packets(version, &bytes);
     }
@@ -62,6 +81,7 @@ proptest! {
             (version, false) => version,
         };
         check_packets(version, &bytes);
+        check_agreement(version, &bytes);
     }
 
     #[test]

@@ -195,7 +195,7 @@ pub(super) fn bytes_of(packet: &Packet, version: Version) -> BytesMut {
     out
 }
 
-fn v4_packet(packet: &Packet) -> v4::Packet {
+pub(super) fn v4_packet(packet: &Packet) -> v4::Packet {
     match packet.clone() {
         Packet::Publish(publish) => v4::Packet::Publish(v4::Publish {
             dup: publish.dup,
@@ -226,7 +226,7 @@ fn v4_packet(packet: &Packet) -> v4::Packet {
     }
 }
 
-fn v5_packet(packet: &Packet) -> v5::Packet {
+pub(super) fn v5_packet(packet: &Packet) -> v5::Packet {
     match packet.clone() {
         Packet::Publish(publish) => v5::Packet::Publish(v5::Publish {
             dup: publish.dup,
