@@ -8,7 +8,7 @@
 use bytes::{BufMut, BytesMut};
 
 use super::fields::varint_bytes;
-use super::{AckKind, Answer, ConnAck, Reason, Version, id};
+use super::{Ack, AckKind, Answer, ConnAck, Reason, Version, id};
 
 /// Why an answer cannot be given. The connection cannot go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -27,47 +27,68 @@ pub(crate) fn write(
     max_bytes: Option<u32>,
     out: &mut BytesMut,
 ) -> Result<(), Unsendable> {
-    let mut packet = |first: u8, body: &[u8]| put_packet(first, body, max_bytes, out);
-    match (answer, version) {
-        (Answer::Ack(ack), Version::V3) => {
-            let is_of_publish = matches!(ack.kind, AckKind::Puback | AckKind::Pubrec);
-            if is_of_publish && ack.reason.is_refusal() {
-                return Err(Unsendable::NoRefusal);
-            }
-            packet(first_byte(ack.kind), &ack.packet_id.to_be_bytes())
+    let packet = |first: u8, body: &[u8]| put_packet(first, body, max_bytes, out);
+    match version {
+        Version::V3 => write_v3(answer, packet),
+        Version::V5 => write_v5(answer, packet),
+    }
+}
+
+/// `packet` puts a packet with this first byte and body into the output.
+fn write_v3(
+    answer: &Answer,
+    mut packet: impl FnMut(u8, &[u8]) -> Result<(), Unsendable>,
+) -> Result<(), Unsendable> {
+    match answer {
+        Answer::ConnAck(ack) => packet(CONNACK, &[ack.session_present.into(), ack.reason.connack_v3()]),
+        Answer::Ack(Ack { kind: AckKind::Puback | AckKind::Pubrec, reason, .. }) if reason.is_refusal() => {
+            Err(Unsendable::NoRefusal)
         }
-        (Answer::Ack(ack), Version::V5) => {
-            let [high, low] = ack.packet_id.to_be_bytes();
-            match ack.reason {
-                Reason::Success => packet(first_byte(ack.kind), &[high, low]),
-                reason => packet(first_byte(ack.kind), &[high, low, reason as u8]),
-            }
+        Answer::Ack(ack) => packet(first_byte(ack.kind), &ack.packet_id.to_be_bytes()),
+        Answer::SubAck { packet_id, codes } => {
+            packet(SUBACK, &codes_body(*packet_id, &[], codes.iter().map(|code| code.suback_v3())))
         }
-        (Answer::SubAck { packet_id, codes }, Version::V3) => {
-            packet(0x90, &codes_body(*packet_id, &[], codes.iter().map(|code| code.suback_v3())))
-        }
-        (Answer::SubAck { packet_id, codes }, Version::V5) => {
-            packet(0x90, &codes_body(*packet_id, NO_PROPERTIES, codes.iter().map(|code| *code as u8)))
-        }
-        (Answer::UnsubAck { packet_id, .. }, Version::V3) => packet(0xb0, &packet_id.to_be_bytes()),
-        (Answer::UnsubAck { packet_id, codes }, Version::V5) => {
-            packet(0xb0, &codes_body(*packet_id, NO_PROPERTIES, codes.iter().map(|code| *code as u8)))
-        }
-        (Answer::PingResp, _) => packet(0xd0, &[]),
-        (Answer::ConnAck(ack), Version::V3) => {
-            packet(0x20, &[ack.session_present.into(), ack.reason.connack_v3()])
-        }
-        (Answer::ConnAck(ack), Version::V5) => {
+        Answer::UnsubAck { packet_id, .. } => packet(UNSUBACK, &packet_id.to_be_bytes()),
+        Answer::PingResp => packet(PINGRESP, &[]),
+        Answer::Disconnect { .. } => Ok(()),
+    }
+}
+
+fn write_v5(
+    answer: &Answer,
+    mut packet: impl FnMut(u8, &[u8]) -> Result<(), Unsendable>,
+) -> Result<(), Unsendable> {
+    match answer {
+        Answer::ConnAck(ack) => {
             let head = [ack.session_present.into(), ack.reason as u8];
-            with_text(&head, &connack_properties(ack), ack.text.as_deref(), |body| packet(0x20, body))
+            with_text(&head, &connack_properties(ack), ack.text.as_deref(), |body| packet(CONNACK, body))
         }
-        (Answer::Disconnect { .. }, Version::V3) => Ok(()),
+        Answer::Ack(Ack { kind, packet_id, reason }) => {
+            let [high, low] = packet_id.to_be_bytes();
+            match reason {
+                Reason::Success => packet(first_byte(*kind), &[high, low]),
+                reason => packet(first_byte(*kind), &[high, low, *reason as u8]),
+            }
+        }
+        Answer::SubAck { packet_id, codes } => {
+            packet(SUBACK, &codes_body(*packet_id, NO_PROPERTIES, codes.iter().map(|code| *code as u8)))
+        }
+        Answer::UnsubAck { packet_id, codes } => {
+            packet(UNSUBACK, &codes_body(*packet_id, NO_PROPERTIES, codes.iter().map(|code| *code as u8)))
+        }
+        Answer::PingResp => packet(PINGRESP, &[]),
         // The length of its properties may be left out, but some clients' codecs need it.
-        (Answer::Disconnect { reason, text }, Version::V5) => {
-            with_text(&[*reason as u8], &[], text.as_deref(), |body| packet(0xe0, body))
+        Answer::Disconnect { reason, text } => {
+            with_text(&[*reason as u8], &[], text.as_deref(), |body| packet(DISCONNECT, body))
         }
     }
 }
+
+const CONNACK: u8 = 0x20;
+const SUBACK: u8 = 0x90;
+const UNSUBACK: u8 = 0xb0;
+const PINGRESP: u8 = 0xd0;
+const DISCONNECT: u8 = 0xe0;
 
 const NO_PROPERTIES: &[u8] = &[0];
 
