@@ -71,6 +71,12 @@ impl Authenticator {
         }
     }
 
+    /// Hashes of passwords that were computed since the start.
+    #[cfg(test)]
+    pub(super) fn passwords_computed(&self) -> u64 {
+        self.0.passwords.computed()
+    }
+
     async fn by_password(&self, rules: &Authorizer, shown: &Credentials<'_>) -> Result<Principal, Denied> {
         let (user, password) = (shown.user.unwrap_or_default(), shown.password.unwrap_or_default());
         let device = DeviceId::parse(user).ok();

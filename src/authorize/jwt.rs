@@ -39,11 +39,11 @@ pub(super) struct Signed<'a> {
 
 /// Whether a password has the form of a token.
 pub(super) fn is_token(password: &[u8]) -> bool {
-    // Every header is an object, `{"`, and that is what it looks like in base64.
+    // Every header is an object, and this is how `{` begins in base64.
     let mut parts = password.split(|byte| *byte == b'.');
     let is_base64 =
         |part: &[u8]| part.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte));
-    password.starts_with(b"ey") && parts.clone().count() == 3 && parts.all(is_base64)
+    password.starts_with(b"e") && parts.clone().count() == 3 && parts.all(is_base64)
 }
 
 impl TokenKeys {

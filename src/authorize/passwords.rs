@@ -40,6 +40,9 @@ const MAX_AT_ONCE: usize = 2;
 /// Clients that wait for their hash. A Raspberry Pi 3 computes some four a second.
 const MAX_WAITING: usize = 32;
 
+/// Of two users who do not share a turn, neither waits for the other unless there is no slot.
+const TURNS: usize = 64;
+
 /// Wrong passwords that are remembered.
 const MAX_REMEMBERED: usize = 4_096;
 
@@ -61,6 +64,8 @@ type Fingerprint = [u8; 32];
 pub(super) struct Passwords {
     secret: hmac::Key,
     slots: Arc<Semaphore>,
+    /// The same password of the same user has the same turn, so that it is computed once.
+    turns: [tokio::sync::Mutex<()>; TURNS],
     waiting: AtomicUsize,
     memory: Mutex<Memory>,
     computed: AtomicU64,
@@ -134,6 +139,7 @@ impl Passwords {
         Self {
             secret: secret.expect("the system gives random numbers: TLS needs them too"),
             slots: Arc::new(Semaphore::new((cores / 2).clamp(1, MAX_AT_ONCE))),
+            turns: std::array::from_fn(|_| tokio::sync::Mutex::default()),
             waiting: AtomicUsize::new(0),
             memory: Mutex::default(),
             computed: AtomicU64::new(0),
@@ -161,6 +167,7 @@ impl Passwords {
             return Err(NotVerified::TooManyWrong);
         }
         let _place = Place::take(&self.waiting).ok_or(NotVerified::Busy)?;
+        let _turn = self.turns[usize::from(fingerprint[0]) % TURNS].lock().await;
         let slot = Arc::clone(&self.slots).acquire_owned().await.expect("it is never closed");
         // While this one waited, another connection may have shown the same.
         if let Some(remembered) = self.memory().recall(device, &fingerprint) {

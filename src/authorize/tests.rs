@@ -1,5 +1,13 @@
 //! The rules, as tables.
 
+mod acl;
+mod identities;
+mod model;
+mod signers;
+
+use std::sync::Arc;
+
+use super::refusals::Refusal;
 use super::*;
 use crate::config::{Access, AclRule, DeviceMatch, DeviceSource, PayloadFormat, Stream, TopicTemplate};
 use crate::message::{CertificateId, DeviceId, Qos, TopicFilter};
