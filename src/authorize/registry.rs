@@ -5,6 +5,8 @@
 //! are argon2id hashes, API keys (256 random bits) are SHA-256 hashes.
 
 mod file;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -35,7 +35,7 @@ impl DoorSettings<'_> {
 pub(super) fn identities(table: &mut Table) -> Option<Vec<IdentityKind>> {
     let kinds = table.list("identities", IdentityKind::parse)?;
     if kinds.is_empty() {
-        table.wrong("identities", None, "an empty list lets nobody in; leave it out for the default");
+        table.missing("identities", "an identity; leave the whole line out for the default");
         return None;
     }
     Some(kinds)
@@ -84,10 +84,12 @@ fn rules(root: &mut Table) -> Vec<AclRule> {
 
 fn rule(mut table: Table, number: usize) -> Option<AclRule> {
     let effect = table.value("effect", "\"allow\" or \"deny\"").unwrap_or_default();
+    let problems = table.notes.problems.len();
     let device = table.parsed("device", device_match);
     let group = table.parsed("group", DeviceId::parse);
     let identity = table.parsed("identity", IdentityKind::parse);
-    if device.is_none() && group.is_none() && identity.is_none() {
+    let named = device.is_some() || group.is_some() || identity.is_some();
+    if !named && table.notes.problems.len() == problems {
         table.missing(
             "device",
             "a device's name, or \"*\" for every device that shows who it is (or group, or identity)",
@@ -105,7 +107,6 @@ fn rule(mut table: Table, number: usize) -> Option<AclRule> {
         let what = "a rule that denies up to a QoS would let the higher ones through: use it with \"allow\"";
         table.wrong("max_qos", None, what);
     }
-    let named = device.is_some() || group.is_some() || identity.is_some();
     table.finish();
     let origin = RuleOrigin::Acl(number);
     named.then_some(AclRule {

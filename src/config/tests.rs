@@ -31,6 +31,7 @@ fn every_commented_value_of_the_example_is_understood() {
         };
         let is_setting = setting.starts_with("[[")
             || setting.starts_with("[anonymous]")
+            || setting.starts_with("[access]")
             || setting
                 .split_once(" = ")
                 .is_some_and(|(key, _)| key.chars().all(|c| c.is_lowercase() || c == '_' || c.is_numeric()));
@@ -42,6 +43,7 @@ fn every_commented_value_of_the_example_is_understood() {
     let text = text
         .replace("{ env = \"ESP32_01_KEY\" }", "\"k\"")
         .replace("client_auth = \"required\"", "client_auth = \"optional\"")
+        .replace("{ env = \"JWT_SECRET\" }", "\"0123456789abcdef0123456789abcdef\"")
         .replace("{ env = \"THINGSPEAK_KEY\" }", "\"k\"")
         .replace("{ credential = \"supabase-key\" }", "\"k\"")
         .replace("ca_file = \"/etc/tampu/proxy-ca.pem\"\n", "")
@@ -53,7 +55,12 @@ fn every_commented_value_of_the_example_is_understood() {
     assert_eq!(config.buffer, Buffer { max_age: config.buffer.max_age, ..Buffer::default() });
     assert_eq!(config.clock, Clock::default());
     let client_auth = ClientAuth::Optional;
-    assert_eq!(config.listener, Listener { client_auth, ..Listener::default() });
+    let identities = Some(vec![IdentityKind::Certificate, IdentityKind::Anonymous]);
+    assert_eq!(config.listener, Listener { client_auth, identities, ..Listener::default() });
+    assert_eq!(
+        (config.access.rules.len(), config.access.groups.len(), config.access.issuers.len()),
+        (3, 1, 1)
+    );
     assert_eq!(config.streams[0], Stream::default());
 }
 
@@ -237,4 +244,51 @@ fn what_cannot_work_is_a_problem_although_every_value_is_good_alone() {
         let found = problems(text);
         assert!(found.len() == 1 && found[0].contains(expected), "{expected}: {found:#?}");
     }
+}
+
+#[test]
+fn identities_say_whether_a_certificate_is_asked_for() {
+    let auth = |text: &str| good(&format!("[listener]\n{text}\n")).listener.client_auth;
+    assert_eq!(auth(""), ClientAuth::Required);
+    assert_eq!(auth("identities = [\"certificate\"]"), ClientAuth::Required);
+    assert_eq!(auth("identities = [\"certificate\", \"password\"]"), ClientAuth::Optional);
+    assert_eq!(auth("identities = [\"password\"]\nclient_auth = \"required\""), ClientAuth::Required);
+    let anonymous = good("[listener]\nidentities = [\"anonymous\"]\n[anonymous]\n");
+    assert_eq!(anonymous.listener.client_auth, ClientAuth::Optional);
+    assert_eq!(anonymous.access.identities(Door::Tls), [IdentityKind::Anonymous]);
+    assert_eq!(
+        anonymous.access.identities(Door::Plain),
+        [IdentityKind::Certificate, IdentityKind::Anonymous]
+    );
+}
+
+#[test]
+fn access_that_cannot_be_meant_is_a_problem() {
+    let jwt = "[[jwt]]\nname = \"cloud\"\n";
+    for (text, expected) in [
+        ("[listener]\nidentities = [\"fingerprint\"]\n", "an identity is one of certificate, password"),
+        ("[listener]\nidentities = []\n", "is missing: an identity"),
+        ("[listener]\nidentities = [\"anonymous\"]\n", "anonymous: is missing"),
+        ("[listener]\nidentities = [\"password\"]\n[anonymous]\n", "no device can be anonymous"),
+        ("[listener]\nidentities = [\"jwt\"]\n", "without a [[jwt]]"),
+        ("[access]\ncertificate_name = \"ou\"\n", "\"cn\" or \"san\""),
+        ("[[acl]]\npublish = [\"x\"]\n", "acl.1.device: is missing"),
+        ("[[acl]]\ndevice = \"*\"\neffect = \"maybe\"\n", "\"allow\" or \"deny\""),
+        ("[[acl]]\ndevice = \"*\"\neffect = \"deny\"\nmax_qos = 1\n", "would let the higher ones through"),
+        ("[[acl]]\ndevice = \"*\"\nmax_qos = 3\n", "between 0 and 2"),
+        ("[[acl]]\nidentity = \"card\"\n", "an identity is one of"),
+        ("[[group]]\nname = \"a\"\n[[group]]\nname = \"a\"\n", "another group has this name"),
+        ("[[group]]\nname = \"a\"\ndevices = [\"x/y\"]\n", "a device name consists of"),
+        (&format!("{jwt}algorithm = \"HS256\"\nsecret = \"short\"\n"), "fewer than 32 bytes"),
+        (&format!("{jwt}algorithm = \"none\"\nkey_file = \"/k\"\n"), "\"none\" is not"),
+        (&format!("{jwt}algorithm = \"HS256\"\nkey_file = \"/k\"\n"), "algorithm = \"HS256\" with secret"),
+        (&format!("{jwt}algorithm = \"RS256\"\njwks_file = \"/k\"\n"), "jwks_file alone"),
+        (jwt, "jwt.cloud.algorithm: is missing"),
+    ] {
+        let found = problems(text);
+        assert!(found.len() == 1 && found[0].contains(expected), "{expected}: {found:#?}");
+    }
+    let secret = "algorithm = \"HS256\"\nsecret = \"0123456789abcdef0123456789abcdef\"\n";
+    let config = good(&format!("{jwt}{secret}"));
+    assert!(!format!("{config:?}").contains("0123456789abcdef"));
 }

@@ -1,0 +1,114 @@
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use super::*;
+
+fn device(name: &str) -> DeviceId {
+    DeviceId::parse(name).unwrap()
+}
+
+fn disable(dir: &Path, name: &str) {
+    let done = Registry::update(dir, |devices| {
+        devices.device_mut(&device(name)).disabled = true;
+        Ok::<_, RegistryError>(())
+    });
+    done.unwrap();
+}
+
+fn is_disabled(devices: &Devices, name: &str) -> bool {
+    devices.device(&device(name)).is_some_and(|known| known.disabled)
+}
+
+#[test]
+fn a_change_is_seen_by_a_gateway_that_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut registry, error) = Registry::open(dir.path());
+    assert!(error.is_none(), "no file is no fault");
+    assert!(!registry.look().unwrap());
+    disable(dir.path(), "plug");
+    assert!(registry.look().unwrap());
+    assert!(is_disabled(&registry.devices(), "plug"));
+    assert!(!registry.look().unwrap(), "told once");
+}
+
+#[test]
+fn the_file_is_its_owners_alone_and_says_no_more_than_is_known() {
+    let dir = tempfile::tempdir().unwrap();
+    disable(dir.path(), "plug");
+    let file = dir.path().join("devices.json");
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let written: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(written, serde_json::json!({ "version": 1, "devices": { "plug": { "disabled": true } } }));
+    let enabled = Registry::update(dir.path(), |devices| {
+        devices.device_mut(&device("plug")).disabled = false;
+        Ok::<_, RegistryError>(())
+    });
+    enabled.unwrap();
+    assert_eq!(Registry::read(dir.path()).unwrap(), Devices::default(), "there is nothing left to know");
+}
+
+#[test]
+fn a_change_that_fails_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    disable(dir.path(), "plug");
+    let failed = Registry::update(dir.path(), |devices| {
+        devices.device_mut(&device("lamp")).disabled = true;
+        Err::<(), _>(anyhow::anyhow!("no"))
+    });
+    assert_eq!(failed.unwrap_err().to_string(), "no");
+    assert!(!is_disabled(&Registry::read(dir.path()).unwrap(), "lamp"));
+}
+
+#[test]
+fn a_damaged_file_leaves_in_force_what_was_and_says_so_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("devices.json");
+    disable(dir.path(), "plug");
+    let (mut registry, _) = Registry::open(dir.path());
+    for damage in ["", "{ torn", "{\"version\":2,\"devices\":{}}", "{\"version\":1,\"devices\":{\"a/b\":{}}}"]
+    {
+        std::fs::write(&file, damage).unwrap();
+        let error = registry.look().unwrap_err().to_string();
+        assert!(error.contains("devices.json.copy"), "{error}");
+        assert!(!registry.look().unwrap(), "said once: {damage}");
+        assert!(is_disabled(&registry.devices(), "plug"), "{damage}");
+        let (after_a_start, error) = Registry::open(dir.path());
+        assert!(error.is_some() && is_disabled(&after_a_start.devices(), "plug"), "the copy holds: {damage}");
+        let update = Registry::update(dir.path(), |_| Ok::<_, RegistryError>(()));
+        assert!(matches!(update, Err(RegistryError::Unusable { .. })), "{damage}");
+    }
+    std::fs::remove_file(&file).unwrap();
+    assert!(registry.look().is_err(), "it is gone, and was there");
+    std::fs::copy(dir.path().join("devices.json.copy"), &file).unwrap();
+    assert!(!registry.look().unwrap(), "what the copy says was in force all the time");
+}
+
+#[test]
+fn without_a_copy_a_damaged_file_keeps_nothing_from_starting() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("devices.json"), "{ torn").unwrap();
+    let (registry, error) = Registry::open(dir.path());
+    assert!(error.is_some());
+    assert_eq!(*registry.devices(), Devices::default());
+}
+
+#[test]
+fn changes_at_the_same_time_are_all_made() {
+    let dir = tempfile::tempdir().unwrap();
+    std::thread::scope(|scope| {
+        for number in 0..8 {
+            let dir = dir.path();
+            scope.spawn(move || disable(dir, &format!("plug-{number}")));
+        }
+    });
+    assert_eq!(Registry::read(dir.path()).unwrap().iter().count(), 8);
+}
+
+#[test]
+fn hashes_do_not_print() {
+    let hash = PasswordHash::of(b"tulip").unwrap();
+    assert_eq!(format!("{hash:?}"), "(hash)");
+    for bad in [&b""[..], &[b'x'; 1_025]] {
+        assert!(PasswordHash::of(bad).is_err());
+    }
+}
