@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::{ConfigArg, EXIT_CONFIG};
+use crate::authorize::{KeyFiles, Registry};
 use crate::config::{ClientAuth, Config, PayloadFormat, SinkKind};
 use crate::pki::Pki;
 use crate::{api, gateway, sink};
@@ -51,6 +52,8 @@ fn beyond_the_text(config: &Config, found: &mut Vec<String>) {
             socket.display()
         ));
     }
+    found.extend(Registry::read(&config.data_dir).err().map(|error| error.to_string()));
+    found.extend(KeyFiles::default().set(&config.access.issuers).iter().map(ToString::to_string));
     match gateway::offline_clock(config) {
         Ok(clock) => {
             found.extend(

@@ -82,6 +82,19 @@ impl Home {
         self.command(arguments).stdin(Stdio::null()).output().expect("the program starts")
     }
 
+    /// The same with this on its standard input; it must succeed. What it has printed.
+    pub(crate) fn tampu_with(&self, arguments: &[&str], input: &str) -> String {
+        let mut command = self.command(arguments);
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = command.spawn().expect("the program starts");
+        let mut stdin = process.stdin.take().expect("it was piped");
+        stdin.write_all(input.as_bytes()).expect("the program reads");
+        drop(stdin);
+        let output = process.wait_with_output().expect("the program ends");
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).expect("it prints text")
+    }
+
     /// A new device, with the gateway's own command.
     pub(crate) fn device(&self, name: &str) -> Credentials {
         let out = self.path("devices");

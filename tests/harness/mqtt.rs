@@ -73,8 +73,21 @@ impl Device {
         tls: Option<&Arc<ClientConfig>>,
         client_id: &str,
     ) -> Result<Self, ConnectionError> {
+        Self::try_login(gateway, tls, client_id, None)
+    }
+
+    /// The same with a user name and a password.
+    pub(crate) fn try_login(
+        gateway: SocketAddr,
+        tls: Option<&Arc<ClientConfig>>,
+        client_id: &str,
+        login: Option<(&str, &str)>,
+    ) -> Result<Self, ConnectionError> {
         let mut options = MqttOptions::new(client_id, gateway.ip().to_string(), gateway.port());
         options.set_keep_alive(Duration::from_secs(15)).set_clean_session(true);
+        if let Some((user, password)) = login {
+            options.set_credentials(user, password);
+        }
         if let Some(tls) = tls {
             let tls = TlsConfiguration::Rustls(Arc::clone(tls));
             options.set_transport(Transport::tls_with_config(tls));

@@ -433,7 +433,7 @@ fn a_file_that_holds_no_public_key_says_what_is_wanted() {
     let ec = Ec::make();
     for (algorithm, content, expected) in [
         ("ES256", "hello".to_owned(), "BEGIN PUBLIC KEY"),
-        ("RS256", ec.1.clone(), "belongs to ES256"),
+        ("RS256", ec.1, "belongs to ES256"),
         ("ES256", Rsa::make().public_pem(), "belongs to RS256"),
         ("set", json!({ "keys": [] }).to_string(), "no key for"),
         ("set", json!({ "keys": [{ "kty": "oct", "k": "c2hvcnQ" }] }).to_string(), "fewer than 32"),

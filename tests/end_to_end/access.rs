@@ -1,0 +1,89 @@
+//! Who may do what, and what changes it while the gateway runs.
+
+use tampu::authorize::{Registry, RegistryError};
+use tampu::message::DeviceId;
+
+use crate::harness::mqtt::Device;
+use crate::harness::{Gateway, Home, text};
+
+#[test]
+fn a_device_that_is_disabled_is_put_out_and_kept_out() {
+    let gateway = Gateway::start("");
+    let credentials = gateway.home.device("plug");
+    let mut plug = Device::connect(gateway.address, &credentials, "plug");
+    plug.publish("plug/readings", "{\"t\":1}");
+    let disabled = |disabled| {
+        let changed = Registry::update(&gateway.home.path("data"), |devices| {
+            devices.device_mut(&DeviceId::parse("plug").unwrap()).disabled = disabled;
+            Ok::<_, RegistryError>(())
+        });
+        changed.unwrap();
+    };
+    disabled(true);
+    plug.wait_until_closed();
+    gateway.wait_for_refusal("device_disabled");
+    assert!(Device::try_connect(gateway.address, Some(&credentials.tls()), "plug").is_err());
+    disabled(false);
+    crate::harness::eventually("the device is let in again", || {
+        Device::try_connect(gateway.address, Some(&credentials.tls()), "plug").ok()
+    });
+}
+
+#[test]
+fn a_damaged_registry_is_an_alarm_and_changes_nothing() {
+    let gateway = Gateway::start("");
+    let credentials = gateway.home.device("plug");
+    let mut plug = Device::connect(gateway.address, &credentials, "plug");
+    std::fs::write(gateway.home.path("data/devices.json"), "{ torn").unwrap();
+    let line = gateway.wait_for_log("the alarm", |line| line.text().contains("devices.json cannot be used"));
+    assert_eq!(line.level(), "ERROR");
+    plug.publish("plug/readings", "{\"t\":1}");
+    let (status, home) = gateway.terminate();
+    assert!(status.success());
+    Device::connect(home.start().address, &credentials, "plug").publish("plug/readings", "{\"t\":2}");
+}
+
+#[test]
+fn acl_test_says_what_would_happen_and_which_rule_decides() {
+    let home = Home::new(
+        "[[acl]]\neffect = \"deny\"\ndevice = \"plug\"\npublish = [\"plug/secret/#\"]\nretain = true\n\
+         [[acl]]\ndevice = \"*\"\nsubscribe = [\"all/#\"]\nmax_qos = 1\n\
+         [[stream]]\nname = \"air\"\ntopic = \"air\"\nopen_to = [\"*\"]\n",
+    );
+    for (arguments, code, expected) in [
+        ("plug publish plug/x", 0, "allowed: by default"),
+        ("plug publish plug/secret/x", 0, "allowed: by default"),
+        ("plug publish plug/secret/x --retain", 1, "config.toml: [[acl]] number 1"),
+        ("lamp publish plug/x", 1, "refused: no rule speaks of it"),
+        ("lamp publish air", 0, "the [[stream]] \"air\" is open to it"),
+        (
+            "lamp subscribe all/# --qos 2 --identity password",
+            0,
+            "[[acl]] number 2 says so\nIt is given QoS 1.",
+        ),
+        ("lamp subscribe $share/g/all/x", 0, "[[acl]] number 2"),
+        ("lamp subscribe #", 1, "refused"),
+        ("lamp publish $SYS/x", 1, "the gateway's own"),
+        ("anonymous publish anonymous/x --identity anonymous", 1, "no rule"),
+        ("lamp publish a/+", 1, "wildcards"),
+        ("lamp publish x --identity card", 2, "an identity is one of"),
+    ] {
+        let arguments: Vec<_> = ["acl", "test"].into_iter().chain(arguments.split(' ')).collect();
+        let output = home.tampu(&arguments);
+        let said = text(&output);
+        assert!(output.status.code() == Some(code) && said.contains(expected), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn a_password_is_no_argument_and_an_empty_one_is_none() {
+    let home = Home::new("");
+    assert_eq!(home.tampu(&["user", "set", "plug", "tulip"]).status.code(), Some(2));
+    let output = home.tampu(&["user", "set", "plug"]);
+    assert!(
+        !output.status.success() && text(&output).contains("between 1 and 1024 bytes"),
+        "{}",
+        text(&output)
+    );
+    assert!(!home.path("data/devices.json").exists());
+}
