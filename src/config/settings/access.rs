@@ -165,7 +165,11 @@ pub enum DeviceMatch {
 /// A topic filter in which `{device}`, `{user}` and `{group}` stand for names. Checked: it is a filter whatever
 /// the names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TopicTemplate(String);
+pub struct TopicTemplate {
+    text: String,
+    /// The filter, if no name stands in it: it is the same for everybody.
+    fixed: Option<TopicFilter>,
+}
 
 impl TopicTemplate {
     const NAMES: [&str; 3] = ["{device}", "{user}", "{group}"];
@@ -176,8 +180,9 @@ impl TopicTemplate {
     /// When it is no filter.
     pub fn parse(text: &str) -> Result<Self, InvalidTopic> {
         let filled = Self::NAMES.iter().fold(text.to_owned(), |text, name| text.replace(name, "x"));
-        TopicFilter::parse(&filled)?;
-        Ok(Self(text.to_owned()))
+        let filter = TopicFilter::parse(&filled)?;
+        let fixed = (filled == text).then_some(filter);
+        Ok(Self { text: text.to_owned(), fixed })
     }
 
     /// Whether it holds a brace that opens none of the names.
@@ -195,7 +200,10 @@ impl TopicTemplate {
         user: Option<&str>,
         group: Option<&DeviceId>,
     ) -> Option<TopicFilter> {
-        let mut text = self.0.replace("{device}", device.as_str());
+        if self.fixed.is_some() {
+            return self.fixed.clone();
+        }
+        let mut text = self.text.replace("{device}", device.as_str());
         if text.contains("{user}") {
             text = text.replace("{user}", user.filter(|user| can_stand_in_a_level(user))?);
         }
@@ -208,13 +216,13 @@ impl TopicTemplate {
     /// Whether `{group}` stands in it.
     #[must_use]
     pub fn names_group(&self) -> bool {
-        self.0.contains("{group}")
+        self.text.contains("{group}")
     }
 
     /// The template as written.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 }
 
