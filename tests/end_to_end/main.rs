@@ -12,5 +12,6 @@ mod demo;
 mod devices;
 mod durability;
 mod dying_disk;
+mod identities;
 mod refused;
 mod reload;
