@@ -154,15 +154,15 @@ impl Authenticator {
 impl Credentials<'_> {
     fn shows(&self, kind: IdentityKind) -> bool {
         let is = |form: fn(&[u8]) -> bool| self.password.is_some_and(form);
+        let has_key_as_user = self.user.is_some_and(|user| keys::is_key(user.as_bytes()));
         match kind {
             IdentityKind::Certificate => self.certificate.is_some(),
             IdentityKind::Password => {
-                let other = is(keys::is_key) || is(jwt::is_token);
+                // A key that stands in the place of the user name must not be taken, and logged, for one.
+                let other = is(keys::is_key) || is(jwt::is_token) || has_key_as_user;
                 self.user.is_some() && self.password.is_some() && !other
             }
-            IdentityKind::ApiKey => {
-                is(keys::is_key) || self.user.is_some_and(|user| keys::is_key(user.as_bytes()))
-            }
+            IdentityKind::ApiKey => is(keys::is_key) || has_key_as_user,
             IdentityKind::Jwt => is(jwt::is_token),
             IdentityKind::Anonymous => true,
         }

@@ -53,7 +53,9 @@ fn beyond_the_text(config: &Config, found: &mut Vec<String>) {
         ));
     }
     found.extend(Registry::read(&config.data_dir).err().map(|error| error.to_string()));
-    found.extend(KeyFiles::default().set(&config.access.issuers).iter().map(ToString::to_string));
+    let mut keys = KeyFiles::default();
+    keys.set(&config.access.issuers);
+    found.extend(keys.troubles().map(ToString::to_string));
     match gateway::offline_clock(config) {
         Ok(clock) => {
             found.extend(
@@ -90,6 +92,10 @@ fn print_summary(origin: &str, config: &Config) {
         ClientAuth::Optional => "devices without a certificate are let in",
     };
     println!("listens on {} (TLS; {certificates})", config.listener.address);
+    if let Some(identities) = &config.listener.identities {
+        let identities: Vec<_> = identities.iter().map(|kind| kind.as_str()).collect();
+        println!("a device shows who it is by: {}", identities.join(", "));
+    }
     for stream in &config.streams {
         let format = match stream.format {
             PayloadFormat::Json => "JSON",

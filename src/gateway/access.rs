@@ -1,14 +1,15 @@
 //! What decides about devices, and what changes it while the gateway runs: SIGHUP, the registry of devices, and
 //! the files of keys.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::authorize::{Authorizer, KeyFiles, KeyProblem, Registry, RegistryError};
+use crate::authorize::{Authorizer, KeyFiles, Registry};
 use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::config::{self, Config};
@@ -16,6 +17,9 @@ use crate::pki::ServerTls;
 
 /// A device that is disabled is out after this and the time that closing it takes.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// What is wrong is said so often.
+const REMIND_EVERY: Duration = Duration::from_secs(3_600);
 
 /// Everything that decides. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -31,21 +35,23 @@ struct State {
     tls: ServerTls,
     /// When a certificate is to be revoked that is still good.
     revoke_next: Option<OffsetDateTime>,
+    /// What is wrong, and when that was said.
+    told: BTreeMap<String, Instant>,
 }
 
 impl AccessControl {
     /// Reads the registry, the keys and the lists of revoked certificates. What cannot be read is said, and keeps
     /// nothing from starting. `tls` is told which certificates were revoked.
     pub(super) fn open(config: &Config, clock: Clock, tls: ServerTls) -> Self {
-        let (registry, error) = Registry::open(&config.data_dir);
-        if let Some(error) = error {
-            say_registry(&error);
-        }
+        let registry = Registry::open(&config.data_dir);
         let mut keys = KeyFiles::default();
-        keys.set(&config.access.issuers).iter().for_each(say_keys);
+        keys.set(&config.access.issuers);
         let (access, streams) = (config.access.clone(), config.streams.clone());
         tls.refresh_lists(false);
-        Self(Arc::new(Mutex::new(State { access, streams, registry, keys, clock, tls, revoke_next: None })))
+        let (told, revoke_next) = (BTreeMap::new(), None);
+        let mut state = State { access, streams, registry, keys, clock, tls, revoke_next, told };
+        state.tell_troubles();
+        Self(Arc::new(Mutex::new(state)))
     }
 
     /// The rules as they are now.
@@ -56,7 +62,8 @@ impl AccessControl {
     /// Takes the rules of another configuration, for live connections too.
     pub(super) fn set(&self, access: &config::Access, streams: &[config::Stream], broker: &Broker) {
         let mut state = self.state();
-        state.keys.set(&access.issuers).iter().for_each(say_keys);
+        state.keys.set(&access.issuers);
+        state.tell_troubles();
         state.access = access.clone();
         state.streams = streams.to_vec();
         state.apply(broker);
@@ -106,12 +113,8 @@ impl State {
     }
 
     fn look(&mut self, broker: &Broker) {
-        let devices_changed = self.registry.look().unwrap_or_else(|error| {
-            say_registry(&error);
-            false
-        });
-        let (keys_changed, problems) = self.keys.look();
-        problems.iter().for_each(say_keys);
+        let (devices_changed, keys_changed) = (self.registry.look(), self.keys.look());
+        self.tell_troubles();
         let lists_changed = self.tls.refresh_lists(false);
         let is_due = self.revoke_next.is_some_and(|at| at <= self.clock.trusted_now());
         if devices_changed || is_due || keys_changed || lists_changed {
@@ -125,21 +128,27 @@ impl State {
         }
     }
 
+    /// Says what is wrong, at once and then now and again.
+    fn tell_troubles(&mut self) {
+        let keys = self.keys.troubles().map(ToString::to_string);
+        let troubles: Vec<_> =
+            self.registry.trouble().map(ToString::to_string).into_iter().chain(keys).collect();
+        self.told.retain(|told, at| troubles.contains(told) && at.elapsed() < REMIND_EVERY);
+        for trouble in troubles {
+            if !self.told.contains_key(&trouble) {
+                tracing::error!(
+                    %trouble,
+                    "what was last known stays in force; what was never known is not believed, and a certificate \
+                     that was revoked may be, until this is mended"
+                );
+                self.told.insert(trouble, Instant::now());
+            }
+        }
+    }
+
     /// Under the lock, so that of two changes the later one stays.
     fn apply(&mut self, broker: &Broker) {
         let authorizer = self.authorizer();
         broker.reload(authorizer, &self.streams);
     }
-}
-
-fn say_registry(error: &RegistryError) {
-    tracing::error!(
-        %error,
-        "passwords, API keys and revocations stay as they were last known; without a copy only certificates are \
-         believed, revoked ones too, until this is mended"
-    );
-}
-
-fn say_keys(problem: &KeyProblem) {
-    tracing::error!(%problem, "the keys that were in force stay so; without any, no token is believed");
 }

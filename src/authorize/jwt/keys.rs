@@ -132,40 +132,40 @@ struct Watched {
     issuer: Arc<TokenIssuer>,
     seen: Option<Seen>,
     keys: Vec<Key>,
+    trouble: Option<KeyProblem>,
 }
 
 impl KeyFiles {
     /// Reads the keys of these issuers. Those of an issuer that was there before stay in force if they cannot be read.
-    pub fn set(&mut self, issuers: &[TokenIssuer]) -> Vec<KeyProblem> {
+    pub fn set(&mut self, issuers: &[TokenIssuer]) {
         let mut before = std::mem::take(&mut self.watched);
-        let mut problems = Vec::new();
         for issuer in issuers {
             let known = before.iter().position(|known| *known.issuer == *issuer);
             let mut watched = known.map_or_else(
-                || Watched { issuer: Arc::new(issuer.clone()), seen: None, keys: Vec::new() },
+                || Watched { issuer: Arc::new(issuer.clone()), seen: None, keys: Vec::new(), trouble: None },
                 |index| before.swap_remove(index),
             );
-            problems.extend(watched.read().err());
+            watched.read();
             self.watched.push(watched);
         }
-        problems
     }
 
-    /// Looks whether files have changed; call it twice a second, not on an async thread. Whether there are other keys
-    /// now, and what is wrong with changed files: what was in force stays so.
-    pub fn look(&mut self) -> (bool, Vec<KeyProblem>) {
-        let (mut changed, mut problems) = (false, Vec::new());
+    /// What is wrong with the files as of the last look: somebody must act.
+    pub fn troubles(&self) -> impl Iterator<Item = &KeyProblem> {
+        self.watched.iter().filter_map(|watched| watched.trouble.as_ref())
+    }
+
+    /// Looks whether files have changed; call it twice a second, not on an async thread. `true`: there are other keys
+    /// now. While a file cannot be read, its keys that were in force stay so.
+    pub fn look(&mut self) -> bool {
+        let mut changed = false;
         for watched in &mut self.watched {
-            let Some(file) = watched.file() else { continue };
-            if Seen::look(file) == watched.seen {
-                continue;
-            }
-            match watched.read() {
-                Ok(()) => changed = true,
-                Err(problem) => problems.push(problem),
+            if watched.file().is_some_and(|file| Seen::look(file) != watched.seen) {
+                watched.read();
+                changed |= watched.trouble.is_none();
             }
         }
-        (changed, problems)
+        changed
     }
 
     /// The keys as of the last look.
@@ -183,26 +183,27 @@ impl Watched {
         }
     }
 
-    fn read(&mut self) -> Result<(), KeyProblem> {
+    fn read(&mut self) {
         self.seen = self.file().and_then(Seen::look);
         let issuer = &self.issuer;
-        let (file, keys) = match &issuer.keys {
+        let read = match &issuer.keys {
             config::TokenKeys::Secret(secret) => {
-                self.keys =
-                    vec![Key::new(issuer, None, Material::Secret(secret.expose().as_bytes().to_vec()))];
-                return Ok(());
+                Ok(vec![Key::new(issuer, None, Material::Secret(secret.expose().as_bytes().to_vec()))])
             }
             config::TokenKeys::PublicKey { algorithm, file } => {
                 let key = read_file(file).and_then(|text| public_key(&text, *algorithm));
-                (file, key.map(|material| vec![Key::new(issuer, None, material)]))
+                key.map(|material| vec![Key::new(issuer, None, material)]).map_err(|wrong| (file, wrong))
             }
             config::TokenKeys::Set { file } => {
-                (file, read_file(file).and_then(|text| key_set(&text, issuer)))
+                read_file(file).and_then(|text| key_set(&text, issuer)).map_err(|wrong| (file, wrong))
             }
         };
-        let problem = |wrong| KeyProblem { issuer: issuer.name.clone(), file: file.clone(), wrong };
-        self.keys = keys.map_err(problem)?;
-        Ok(())
+        match read {
+            Ok(keys) => (self.keys, self.trouble) = (keys, None),
+            Err((file, wrong)) => {
+                self.trouble = Some(KeyProblem { issuer: issuer.name.clone(), file: file.clone(), wrong });
+            }
+        }
     }
 }
 

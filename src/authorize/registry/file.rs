@@ -49,19 +49,26 @@ pub struct Registry {
     /// The file that was read last, good or not.
     seen: Option<Seen>,
     devices: Arc<Devices>,
+    trouble: Option<RegistryError>,
 }
 
 impl Registry {
     /// Reads the registry of a gateway. It starts in any case: with the copy if the file is damaged, without any
-    /// device if both are; then the error says so, and somebody must act.
+    /// device if both are.
     #[must_use]
-    pub fn open(data_dir: &Path) -> (Self, Option<RegistryError>) {
+    pub fn open(data_dir: &Path) -> Self {
         let seen = Seen::look(&data_dir.join(NAME));
-        let (devices, error) = match read(data_dir) {
+        let (devices, trouble) = match read(data_dir) {
             Ok(devices) => (devices, None),
             Err(error) => (parse(&data_dir.join(COPY)).unwrap_or_default().unwrap_or_default(), Some(error)),
         };
-        (Self { data_dir: data_dir.to_owned(), seen, devices: Arc::new(devices) }, error)
+        Self { data_dir: data_dir.to_owned(), seen, devices: Arc::new(devices), trouble }
+    }
+
+    /// What is wrong with the file as of the last look: somebody must act.
+    #[must_use]
+    pub fn trouble(&self) -> Option<&RegistryError> {
+        self.trouble.as_ref()
     }
 
     /// The devices as of the last look.
@@ -71,22 +78,25 @@ impl Registry {
     }
 
     /// Looks whether the file has changed; call it twice a second, not on an async thread. `true`: there are other
-    /// devices now.
-    ///
-    /// # Errors
-    /// Once for each change, when the new file cannot be read: what was in force stays so.
-    pub fn look(&mut self) -> Result<bool, RegistryError> {
+    /// devices now. While it cannot be read, what was in force stays so.
+    pub fn look(&mut self) -> bool {
         let seen = Seen::look(&self.data_dir.join(NAME));
         if seen == self.seen {
-            return Ok(false);
+            return false;
         }
         self.seen = seen;
-        let devices = read(&self.data_dir)?;
-        if devices == *self.devices {
-            return Ok(false);
+        match read(&self.data_dir) {
+            Ok(devices) => {
+                self.trouble = None;
+                let differs = devices != *self.devices;
+                self.devices = Arc::new(devices);
+                differs
+            }
+            Err(error) => {
+                self.trouble = Some(error);
+                false
+            }
         }
-        self.devices = Arc::new(devices);
-        Ok(true)
     }
 
     /// Reads the devices, for a command.
