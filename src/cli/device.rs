@@ -1,19 +1,23 @@
 //! `tampu device`: certificates for devices, and what has to go into their firmware.
 
 mod kit;
+mod listing;
 mod place;
+mod revocation;
 
 #[cfg(test)]
 mod tests;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
+use time::OffsetDateTime;
 
 use crate::message::{DeviceId, InvalidDeviceId};
-use crate::pki::{Device, Pki};
+use crate::pki::{Issue, Pki};
 
 use kit::Kit;
 pub(super) use place::open;
@@ -22,14 +26,45 @@ pub(super) use place::open;
 #[derive(Debug, Subcommand)]
 pub(super) enum DeviceCommand {
     /// Give a device a certificate, and print what its firmware needs
-    Add(AddDevice),
-    /// List the devices that have a certificate
+    Add(NewCertificate),
+    /// Give a device one more certificate; those that it has stay good
+    Renew(NewCertificate),
+    /// Give a device another certificate in the place of those that it has
+    Rotate {
+        #[command(flatten)]
+        new: NewCertificate,
+        /// How long the older ones stay good, such as 7d, so that the device can take up the new one
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "0s")]
+        grace: Duration,
+    },
+    /// Refuse the certificates of a device from now on; if it is connected, it is put out
+    Revoke {
+        /// The device's name
+        #[arg(value_parser = device_name)]
+        name: DeviceId,
+        /// Only the certificate with this serial number, hexadecimal
+        #[arg(long, value_parser = serial_number)]
+        serial: Option<String>,
+    },
+    /// Keep a device out, whatever it shows; if it is connected, it is put out
+    Disable {
+        /// The device's name
+        #[arg(value_parser = device_name)]
+        name: DeviceId,
+    },
+    /// Let a device in again that was disabled
+    Enable {
+        /// The device's name
+        #[arg(value_parser = device_name)]
+        name: DeviceId,
+    },
+    /// List the devices: until when their certificates are good, and which are disabled or revoked
     List {
         /// Print JSON, for scripts
         #[arg(long)]
         json: bool,
     },
-    /// Show the certificate of one device
+    /// Show the certificates of one device
     Show {
         /// The device's name
         #[arg(value_parser = device_name)]
@@ -40,9 +75,9 @@ pub(super) enum DeviceCommand {
     },
 }
 
-/// The arguments of `tampu device add`.
+/// A certificate for a device, and how it is handed over.
 #[derive(Debug, Args)]
-pub(super) struct AddDevice {
+pub(super) struct NewCertificate {
     /// A name for the device: letters, digits, '-', '_', '.', ':' and '@'. It publishes below NAME/
     #[arg(value_parser = device_name)]
     pub name: DeviceId,
@@ -86,28 +121,55 @@ fn host_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// Runs a command. `port`: the one that the gateway listens on.
-///
-/// # Errors
-/// When the certificates do not allow it, or a file or `out` cannot be written.
-pub(super) fn run(command: &DeviceCommand, pki: &Pki, port: u16, out: &mut dyn Write) -> anyhow::Result<()> {
-    match command {
-        DeviceCommand::Add(arguments) => add(arguments, pki, port, out),
-        DeviceCommand::List { json } => list(pki, *json, out),
-        DeviceCommand::Show { name, json } => {
-            let device = pki.device(name)?;
-            if *json {
-                writeln!(out, "{}", serde_json::to_string_pretty(&device)?)?;
-            } else {
-                show(&device, out)?;
-            }
-            Ok(())
-        }
+/// As `list` and openssl print it, which puts colons between the bytes.
+fn serial_number(text: &str) -> Result<String, &'static str> {
+    let digits = text.replace(':', "").to_ascii_lowercase();
+    match !digits.is_empty() && digits.len() % 2 == 0 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        true => Ok(digits),
+        false => Err("a serial number is written in hexadecimal digits, two a byte"),
     }
 }
 
-fn add(arguments: &AddDevice, pki: &Pki, port: u16, out: &mut dyn Write) -> anyhow::Result<()> {
-    let AddDevice { name, format, csr, .. } = arguments;
+/// The gateway that a command works for.
+pub(super) struct Place<'a> {
+    /// Its certificates.
+    pub pki: &'a Pki,
+    /// Where its registry of devices is.
+    pub data_dir: &'a Path,
+    /// The port that it listens on.
+    pub port: u16,
+    /// The time by which certificates are judged.
+    pub now: OffsetDateTime,
+}
+
+/// Runs a command.
+///
+/// # Errors
+/// When the certificates or the registry do not allow it, or a file or `out` cannot be written.
+pub(super) fn run(command: &DeviceCommand, place: &Place, out: &mut dyn Write) -> anyhow::Result<()> {
+    match command {
+        DeviceCommand::Add(new) => hand_over(new, Issue::First, place, out),
+        DeviceCommand::Renew(new) => hand_over(new, Issue::Further, place, out),
+        DeviceCommand::Rotate { new, grace } => {
+            hand_over(new, Issue::Further, place, out)?;
+            revocation::retire_older(&new.name, *grace, place, out)
+        }
+        DeviceCommand::Revoke { name, serial } => revocation::revoke(name, serial.as_deref(), place, out),
+        DeviceCommand::Disable { name } => revocation::set_disabled(name, true, place, out),
+        DeviceCommand::Enable { name } => revocation::set_disabled(name, false, place, out),
+        DeviceCommand::List { json } => listing::list(place, *json, out),
+        DeviceCommand::Show { name, json } => listing::show(name, place, *json, out),
+    }
+}
+
+fn hand_over(
+    arguments: &NewCertificate,
+    issue: Issue,
+    place: &Place,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
+    let (pki, port) = (place.pki, place.port);
+    let NewCertificate { name, format, csr, .. } = arguments;
     let csr = csr.as_deref().map(read_request).transpose()?;
     let dir = match (&arguments.out, format) {
         (Some(dir), _) => Some(dir.clone()),
@@ -120,9 +182,9 @@ fn add(arguments: &AddDevice, pki: &Pki, port: u16, out: &mut dyn Write) -> anyh
     }
     let ca_pem = pki.ca_pem()?;
     let (cert_pem, key_pem) = match csr {
-        Some(csr) => (pki.sign_csr(name, &csr)?, None),
+        Some(csr) => (pki.sign_csr(name, &csr, issue)?, None),
         None => {
-            let device = pki.issue_device(name)?;
+            let device = pki.issue_device(name, issue)?;
             (device.cert_pem, Some(device.key_pem))
         }
     };
@@ -165,47 +227,4 @@ fn default_host(format: Format) -> String {
         Ok(short) if format != Format::Mosquitto => format!("{short}.local"),
         _ => "localhost".to_owned(),
     }
-}
-
-fn list(pki: &Pki, json: bool, out: &mut dyn Write) -> anyhow::Result<()> {
-    let devices = pki.devices()?;
-    if json {
-        let rows: Vec<_> = devices
-            .iter()
-            .map(|device| match device {
-                Ok(device) => serde_json::to_value(device),
-                Err(error) => Ok(serde_json::json!({ "error": error.to_string() })),
-            })
-            .collect::<Result<_, _>>()?;
-        writeln!(out, "{}", serde_json::to_string_pretty(&rows)?)?;
-        return Ok(());
-    }
-    if devices.is_empty() {
-        writeln!(out, "No device has a certificate yet: `tampu device add NAME` makes one.")?;
-        return Ok(());
-    }
-    let width = devices.iter().flatten().map(|device| device.name.as_str().len()).max().unwrap_or(0).max(4);
-    writeln!(out, "{:width$}  VALID UNTIL  SERIAL", "NAME")?;
-    for device in &devices {
-        match device {
-            Ok(Device { name, certificate }) => {
-                let (end, serial) = (certificate.not_after.date(), &certificate.serial);
-                writeln!(out, "{:width$}  {end}   {serial}", name.as_str())?;
-            }
-            Err(error) => writeln!(out, "(unreadable) {error}")?,
-        }
-    }
-    Ok(())
-}
-
-fn show(device: &Device, out: &mut dyn Write) -> anyhow::Result<()> {
-    let Device { name, certificate } = device;
-    writeln!(out, "device       {name}")?;
-    writeln!(out, "subject      {}", certificate.subject)?;
-    writeln!(out, "issuer       {}", certificate.issuer)?;
-    writeln!(out, "serial       {}", certificate.serial)?;
-    writeln!(out, "valid from   {}", certificate.not_before.date())?;
-    writeln!(out, "valid until  {}", certificate.not_after.date())?;
-    writeln!(out, "sha-256      {}", certificate.sha256)?;
-    Ok(())
 }

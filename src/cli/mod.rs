@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, Invalid};
-use crate::demo;
+use crate::{demo, gateway};
 
 /// The exit code for a configuration that is not valid (`EX_CONFIG` of sysexits.h).
 const EXIT_CONFIG: u8 = 78;
@@ -48,7 +48,7 @@ enum Command {
     Init(init::Args),
     /// Say everything that is wrong with a configuration, without running it
     Check(ConfigArg),
-    /// Give devices their certificates
+    /// Give devices their certificates, revoke them, keep devices out
     Device {
         #[command(flatten)]
         config: ConfigArg,
@@ -148,7 +148,13 @@ fn run_device(config: &ConfigArg, command: &device::DeviceCommand) -> anyhow::Re
     let file = config.file();
     let config = config.load()?;
     let pki = device::open(command, &config, file.as_deref())?;
-    device::run(command, &pki, config.listener.address.port(), &mut std::io::stdout().lock())?;
+    let place = device::Place {
+        pki: &pki,
+        data_dir: &config.data_dir,
+        port: config.listener.address.port(),
+        now: gateway::offline_clock(&config)?.trusted_now().into(),
+    };
+    device::run(command, &place, &mut std::io::stdout().lock())?;
     Ok(ExitCode::SUCCESS)
 }
 

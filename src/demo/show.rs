@@ -20,7 +20,7 @@ use super::screen::Screen;
 use crate::buffer::Buffer;
 use crate::gateway;
 use crate::message::DeviceId;
-use crate::pki::Pki;
+use crate::pki::{Issue, Pki};
 use crate::tasks::{Stage, Tasks};
 
 /// A ThingSpeak channel has eight fields: one a device.
@@ -246,7 +246,7 @@ impl Show {
 
 /// A certificate for a device, and a client that shows it and trusts this gateway alone.
 fn identity(pki: &Pki, name: &str) -> anyhow::Result<Arc<ClientConfig>> {
-    let certificate = pki.issue_device(&DeviceId::parse(name)?)?;
+    let certificate = pki.issue_device(&DeviceId::parse(name)?, Issue::First)?;
     let mut roots = RootCertStore::empty();
     for ca in CertificateDer::pem_slice_iter(pki.ca_pem()?.as_bytes()) {
         roots.add(ca?)?;

@@ -31,11 +31,11 @@ pub enum PkiError {
     /// The settings ask for what cannot be done: change them.
     #[error("{0}")]
     Settings(String),
-    /// The name is taken: choose another, or remove the old certificate.
+    /// The name is taken: choose another, or renew it.
     #[error(
         "the device \"{device}\" already has a certificate ({}); its key was shown once and is not kept. \
-         Choose another name, or move that file away to make a new certificate for it \
-         (the old one stays valid until it expires)", path.display()
+         Choose another name; or make one more certificate for it with `tampu device renew`, \
+         or another in its place with `tampu device rotate`", path.display()
     )]
     DeviceExists {
         /// The name.

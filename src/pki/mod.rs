@@ -6,12 +6,13 @@
 //!   ca.key           its key, 0600
 //!   server.pem       the server's certificate: one year, renewed at two thirds of it
 //!   server.key       its key, 0600; kept when the certificate is renewed
-//!   devices/NAME.pem the certificate of the device NAME; its key is shown once and not kept
+//!   devices/NAME.pem the certificates of the device NAME, the newest first; a key is shown once and not kept
 //!   .lock            held while something is made
 //!   *.damaged-N      what was set aside
 //! ```
 //!
-//! Every file is written to a temporary one, synced and renamed, and none is overwritten but `server.pem`.
+//! Every file is written to a temporary one, synced and renamed, and none is overwritten but `server.pem`
+//! and those of devices, to which a certificate is added.
 //! The operator's own files (`pki.ca_cert` and so on) are read from where they are, and never changed.
 //!
 //! A damaged file does not keep the gateway from starting (P5):
@@ -33,6 +34,7 @@ mod crl;
 mod error;
 mod files;
 mod fitness;
+mod life;
 mod request;
 mod revocation;
 mod server;
@@ -55,6 +57,7 @@ use crate::message::DeviceId;
 pub use certificate::{CertificateInfo, NoDevice};
 pub use error::PkiError;
 pub use files::{FileMode, create as create_file};
+pub use life::{Lives, days_left, ends_soon};
 pub use revocation::{Revocations, Revoked, RevokedBy};
 pub use server::Why;
 pub use tls::{Renewed, ServerTls, Shown, TlsUnavailable, witness};
@@ -87,9 +90,27 @@ pub struct DeviceCertificate {
 pub struct Device {
     /// Its name.
     pub name: DeviceId,
-    /// Its certificate.
+    /// Its certificate: the last one that it was given.
     #[serde(flatten)]
     pub certificate: CertificateInfo,
+    /// Those that it was given before, the newest first.
+    pub older: Vec<CertificateInfo>,
+}
+
+/// Whether a device has a certificate already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Issue {
+    /// It must not: the name would be taken twice.
+    First,
+    /// It must: this is one more.
+    Further,
+}
+
+impl Device {
+    /// All its certificates, the newest first.
+    pub fn certificates(&self) -> impl Iterator<Item = &CertificateInfo> {
+        std::iter::once(&self.certificate).chain(&self.older)
+    }
 }
 
 impl Pki {
@@ -193,10 +214,11 @@ impl Pki {
     /// Makes a key and a certificate for a device. The key is returned, and not kept.
     ///
     /// # Errors
-    /// When the name is taken, the CA cannot sign, or the file system refuses.
-    pub fn issue_device(&self, device: &DeviceId) -> Result<DeviceCertificate, PkiError> {
+    /// When the name is taken and this is to be its first, or there is none and this is to be a further one; when
+    /// the CA cannot sign, or the file system refuses.
+    pub fn issue_device(&self, device: &DeviceId, issue: Issue) -> Result<DeviceCertificate, PkiError> {
         let key = KeyPair::generate().map_err(|error| authority::internal(&error))?;
-        let cert_pem = self.certify(device, &key)?;
+        let cert_pem = self.certify(device, &key, issue)?;
         Ok(DeviceCertificate { cert_pem, key_pem: Secret::new(key.serialize_pem()) })
     }
 
@@ -204,32 +226,46 @@ impl Pki {
     ///
     /// # Errors
     /// As [`Pki::issue_device`], and when the request is for another name, has a weak key, or a wrong signature.
-    pub fn sign_csr(&self, device: &DeviceId, csr_pem: &str) -> Result<String, PkiError> {
-        self.certify(device, &request::key_for(device, csr_pem)?)
+    pub fn sign_csr(&self, device: &DeviceId, csr_pem: &str, issue: Issue) -> Result<String, PkiError> {
+        self.certify(device, &request::key_for(device, csr_pem)?, issue)
     }
 
-    fn certify(&self, device: &DeviceId, key: &impl PublicKeyData) -> Result<String, PkiError> {
+    fn certify(&self, device: &DeviceId, key: &impl PublicKeyData, issue: Issue) -> Result<String, PkiError> {
         let _lock = files::lock(&self.dir)?;
         let path = self.device_path(device);
-        if path.exists() {
-            return Err(PkiError::DeviceExists { device: device.clone(), path });
-        }
+        let older = match (issue, path.exists()) {
+            (Issue::First, true) => return Err(PkiError::DeviceExists { device: device.clone(), path }),
+            (Issue::Further, false) => return Err(PkiError::UnknownDevice(device.clone())),
+            (Issue::First, false) => String::new(),
+            (Issue::Further, true) => certificate::certificate_sections(&files::read(&path)?),
+        };
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, device.as_str());
         let authority = Authority::load(&self.authority_files())?;
         let pem = authority.sign(key, Purpose::Device, params, self.now(), DEVICE_LIFE)?.pem();
-        files::create(&path, pem.as_bytes(), FileMode::Public)?;
+        match issue {
+            Issue::First => files::create(&path, pem.as_bytes(), FileMode::Public)?,
+            Issue::Further => files::replace(&path, (pem.clone() + &older).as_bytes(), FileMode::Public)?,
+        }
         Ok(pem)
     }
 
-    /// Takes back a certificate that has not left this machine: its name can be given again.
+    /// Takes back the last certificate, which has not left this machine: it might never have been.
     ///
     /// # Errors
-    /// When its file cannot be removed.
+    /// When its file cannot be changed.
     pub fn take_back(&self, device: &DeviceId) -> Result<(), PkiError> {
+        const END: &str = "-----END CERTIFICATE-----\n";
+        let _lock = files::lock(&self.dir)?;
         let path = self.device_path(device);
-        std::fs::remove_file(&path).map_err(|source| PkiError::io("removing", &path, source))
+        let sections = certificate::certificate_sections(&files::read(&path)?);
+        match sections.split_once(END) {
+            Some((_, older)) if !older.is_empty() => {
+                files::replace(&path, older.as_bytes(), FileMode::Public)
+            }
+            _ => std::fs::remove_file(&path).map_err(|source| PkiError::io("removing", &path, source)),
+        }
     }
 
     /// Every device that was given a certificate, by name. A file that cannot be read is an error in its place.
@@ -259,8 +295,25 @@ impl Pki {
             Err(error) if error.is_missing() => return Err(PkiError::UnknownDevice(name.clone())),
             chain => chain?,
         };
-        let certificate = CertificateInfo::of(&chain[0]).expect("read_chain has parsed it");
-        Ok(Device { name: name.clone(), certificate })
+        let mut infos = chain.iter().map(|der| CertificateInfo::of(der).expect("read_chain has parsed it"));
+        let certificate = infos.next().expect("there is at least one");
+        Ok(Device { name: name.clone(), certificate, older: infos.collect() })
+    }
+
+    /// The names of the CAs that sign devices, as they stand in certificates.
+    ///
+    /// # Errors
+    /// When the CA cannot be read.
+    pub fn issuers(&self) -> Result<Vec<String>, PkiError> {
+        let authority = Authority::load(&self.authority_files())?;
+        let infos = authority.certificates.iter().filter_map(CertificateInfo::of);
+        Ok(infos.map(|info| info.subject).collect())
+    }
+
+    /// Certificates that need somebody's care by now: those of devices, the server's and the CA's.
+    #[must_use]
+    pub fn lives(&self) -> Lives {
+        Lives::of(self)
     }
 
     /// The CA's certificates (PEM): what a device has to trust, unless the server's certificate is the

@@ -160,7 +160,7 @@ fn opening_again_changes_nothing() {
 fn a_device_gets_a_client_certificate_in_its_name_and_its_key_is_not_kept() {
     let place = Place::new();
     let pki = place.open();
-    let device = pki.issue_device(&id("esp32-01")).unwrap();
+    let device = pki.issue_device(&id("esp32-01"), Issue::First).unwrap();
     let certificate_der = der(&device.cert_pem);
     assert!(verifies(&certificate_der, &der(&pki.ca_pem().unwrap())));
     assert_eq!(device_of(&certificate_der, pki.now()), Ok(id("esp32-01")));
@@ -183,8 +183,8 @@ fn a_device_gets_a_client_certificate_in_its_name_and_its_key_is_not_kept() {
 fn a_name_is_given_once() {
     let pki = Place::new();
     let pki = pki.open();
-    pki.issue_device(&id("esp32-01")).unwrap();
-    let error = pki.issue_device(&id("esp32-01")).unwrap_err();
+    pki.issue_device(&id("esp32-01"), Issue::First).unwrap();
+    let error = pki.issue_device(&id("esp32-01"), Issue::First).unwrap_err();
     assert!(matches!(error, PkiError::DeviceExists { .. }), "{error}");
     assert!(error.to_string().contains("Choose another name"), "{error}");
 }
@@ -194,7 +194,7 @@ fn devices_are_listed_by_name_with_what_is_wrong_in_its_place() {
     let place = Place::new();
     let pki = place.open();
     for name in ["b", "a", "c"] {
-        pki.issue_device(&id(name)).unwrap();
+        pki.issue_device(&id(name), Issue::First).unwrap();
     }
     std::fs::write(place.path("devices/b.pem"), "-----BEGIN CERTIFICATE-----\nMIIB").unwrap();
     std::fs::write(place.path("devices/.new-x"), "left by a power cut").unwrap();
@@ -239,7 +239,7 @@ fn a_clock_that_woke_up_in_the_past_does_not_make_certificates_of_the_past() {
     let place = Place::new();
     let clock = clock_at(FAR_FUTURE);
     let pki = place.open_at(&clock);
-    let device = pki.issue_device(&id("a")).unwrap();
+    let device = pki.issue_device(&id("a"), Issue::First).unwrap();
     let certificate_der = der(&device.cert_pem);
     let (_, certificate) = X509Certificate::from_der(&certificate_der).unwrap();
     assert_eq!(u64::try_from(certificate.validity().not_before.timestamp()).unwrap(), FAR_FUTURE - DAY);
@@ -263,7 +263,7 @@ fn a_request_gets_a_certificate_for_its_key_and_nothing_else_that_it_asks_for() 
     let pki = place.open();
     for (name, algorithm) in [("a", &rcgen::PKCS_ECDSA_P256_SHA256), ("b", &rcgen::PKCS_ECDSA_P384_SHA384)] {
         let key = KeyPair::generate_for(algorithm).unwrap();
-        let pem = pki.sign_csr(&id(name), &request(&[name], &key).pem().unwrap()).unwrap();
+        let pem = pki.sign_csr(&id(name), &request(&[name], &key).pem().unwrap(), Issue::First).unwrap();
         let der = der(&pem);
         let (_, certificate) = X509Certificate::from_der(&der).unwrap();
         assert_eq!(certificate.public_key().raw, rcgen::PublicKeyData::subject_public_key_info(&key));
@@ -273,9 +273,12 @@ fn a_request_gets_a_certificate_for_its_key_and_nothing_else_that_it_asks_for() 
     }
     openssl(place.dir.path(), "req -new -newkey rsa:2048 -nodes -keyout k -subj /CN=rsa -out rsa.csr");
     let rsa = std::fs::read_to_string(place.dir.path().join("rsa.csr")).unwrap();
-    assert!(verifies(&der(&pki.sign_csr(&id("rsa"), &rsa).unwrap()), &der(&pki.ca_pem().unwrap())));
+    assert!(verifies(
+        &der(&pki.sign_csr(&id("rsa"), &rsa, Issue::First).unwrap()),
+        &der(&pki.ca_pem().unwrap())
+    ));
     let nameless = request(&[], &KeyPair::generate().unwrap()).pem().unwrap();
-    let pem = pki.sign_csr(&id("c"), &nameless).unwrap();
+    let pem = pki.sign_csr(&id("c"), &nameless, Issue::First).unwrap();
     assert_eq!(device_of(&der(&pem), pki.now()), Ok(id("c")));
 }
 
@@ -284,7 +287,7 @@ fn a_request_for_another_name_of_a_weak_key_or_changed_is_refused_with_the_reaso
     let place = Place::new();
     let pki = place.open();
     let key = KeyPair::generate().unwrap();
-    let why = |pem: &str| pki.sign_csr(&id("a"), pem).unwrap_err().to_string();
+    let why = |pem: &str| pki.sign_csr(&id("a"), pem, Issue::First).unwrap_err().to_string();
 
     let other = why(&request(&["b"], &key).pem().unwrap());
     assert!(other.contains("\"b\"; it must be \"a\""), "{other}");

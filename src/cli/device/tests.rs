@@ -9,6 +9,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::*;
+use crate::authorize::Registry;
 use crate::clock::Clock;
 use crate::config;
 
@@ -18,12 +19,12 @@ struct CommandLine {
     command: DeviceCommand,
 }
 
-struct Place {
+struct Scene {
     dir: tempfile::TempDir,
     pki: Pki,
 }
 
-impl Place {
+impl Scene {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock =
@@ -39,10 +40,14 @@ impl Place {
         self.dir.path().join(name).to_str().unwrap().to_owned()
     }
 
+    fn place(&self) -> Place<'_> {
+        Place { pki: &self.pki, data_dir: self.dir.path(), port: 8883, now: OffsetDateTime::now_utc() }
+    }
+
     fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let line = CommandLine::try_parse_from([&["device"], arguments].concat())?;
         let mut out = Vec::new();
-        run(&line.command, &self.pki, 8883, &mut out)?;
+        run(&line.command, &self.place(), &mut out)?;
         Ok(String::from_utf8(out).unwrap())
     }
 
@@ -67,8 +72,8 @@ fn the_arguments_are_consistent() {
 
 #[test]
 fn pem_is_printed_whole() {
-    let place = Place::new();
-    let text = place.run(&["add", "pump", "--host", "gw.example.org"]).unwrap();
+    let scene = Scene::new();
+    let text = scene.run(&["add", "pump", "--host", "gw.example.org"]).unwrap();
     assert_eq!(certificates(&text), 2);
     assert!(has_key(&text));
     assert!(text.contains("gw.example.org, port 8883"), "{text}");
@@ -76,12 +81,12 @@ fn pem_is_printed_whole() {
 
 #[test]
 fn an_arduino_header_is_c_that_holds_the_pem_texts() {
-    let place = Place::new();
-    let out = place.path("sketch");
+    let scene = Scene::new();
+    let out = scene.path("sketch");
     let printed =
-        place.run(&["add", "pump", "--format", "arduino", "--host", "gw.local", "--out", &out]).unwrap();
+        scene.run(&["add", "pump", "--format", "arduino", "--host", "gw.local", "--out", &out]).unwrap();
     assert!(printed.contains("secrets.h"), "{printed}");
-    let header = std::fs::read_to_string(place.dir.path().join("sketch/secrets.h")).unwrap();
+    let header = std::fs::read_to_string(scene.dir.path().join("sketch/secrets.h")).unwrap();
     assert!(header.contains("#define MQTT_HOST \"gw.local\"\n#define MQTT_PORT 8883"), "{header}");
     assert!(header.contains("#define MQTT_TOPIC \"pump/readings\""), "{header}");
 
@@ -97,37 +102,37 @@ fn an_arduino_header_is_c_that_holds_the_pem_texts() {
 
 #[test]
 fn the_printed_header_is_the_written_one() {
-    let place = Place::new();
-    let printed = place.run(&["add", "pump", "--format", "arduino"]).unwrap();
+    let scene = Scene::new();
+    let printed = scene.run(&["add", "pump", "--format", "arduino"]).unwrap();
     assert!(printed.starts_with("// The device \"pump\""), "{printed}");
     assert!(printed.trim_end().ends_with("*/"), "nothing but C may follow: it is redirected into a file");
 }
 
 #[test]
 fn esp_idf_gets_files_and_the_symbols_that_its_build_gives_them() {
-    let place = Place::new();
-    let out = place.path("certs");
+    let scene = Scene::new();
+    let out = scene.path("certs");
     let add = ["add", "1st-pump", "--format", "esp-idf", "--out", &out, "--host", "2001:db8::1"];
-    let text = place.run(&add).unwrap();
+    let text = scene.run(&add).unwrap();
     for part in ["mqtts://[2001:db8::1]:8883", "_binary_ca_pem_start", "_binary__1st_pump_key_start"] {
         assert!(text.contains(part), "{part} in {text}");
     }
     for file in ["ca.pem", "1st-pump.pem", "1st-pump.key"] {
-        assert!(place.dir.path().join("certs").join(file).exists(), "{file}");
+        assert!(scene.dir.path().join("certs").join(file).exists(), "{file}");
     }
 }
 
 #[test]
 fn the_mosquitto_commands_find_files_that_openssl_can_use_and_the_key_is_its_owners() {
-    let place = Place::new();
-    let out = place.path("my files");
-    let text = place.run(&["add", "pump", "--format", "mosquitto", "--out", &out]).unwrap();
+    let scene = Scene::new();
+    let out = scene.path("my files");
+    let text = scene.run(&["add", "pump", "--format", "mosquitto", "--out", &out]).unwrap();
     assert!(text.contains(&format!(
         "mosquitto_pub -h localhost -p 8883 --cafile '{out}/ca.pem' --cert '{out}/pump.pem'"
     )));
     assert!(text.contains("-t pump/readings -m '{\"t\":21.5}'"), "{text}");
     assert!(text.contains("mosquitto_sub") && text.contains("-t 'pump/#'"), "{text}");
-    let key = place.dir.path().join("my files/pump.key");
+    let key = scene.dir.path().join("my files/pump.key");
     assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
 
     let openssl =
@@ -141,29 +146,29 @@ fn the_mosquitto_commands_find_files_that_openssl_can_use_and_the_key_is_its_own
 
 #[test]
 fn two_devices_share_a_directory_and_its_ca() {
-    let place = Place::new();
-    let out = place.path("all");
+    let scene = Scene::new();
+    let out = scene.path("all");
     for name in ["a", "b"] {
-        place.run(&["add", name, "--format", "mosquitto", "--out", &out]).unwrap();
+        scene.run(&["add", name, "--format", "mosquitto", "--out", &out]).unwrap();
     }
 }
 
 /// Makes `d.key` and the request `d.csr` for the device "pump".
-fn make_request(place: &Place) {
+fn make_request(scene: &Scene) {
     let arguments =
         "req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout d.key -subj /CN=pump -out d.csr";
     let made =
-        Command::new("openssl").args(arguments.split(' ')).current_dir(place.dir.path()).output().unwrap();
+        Command::new("openssl").args(arguments.split(' ')).current_dir(scene.dir.path()).output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
 }
 
 #[test]
 fn a_request_is_signed_and_no_key_is_printed() {
-    let place = Place::new();
-    make_request(&place);
-    let error = place.error(&["add", "pump", "--csr", &place.path("d.key")]);
+    let scene = Scene::new();
+    make_request(&scene);
+    let error = scene.error(&["add", "pump", "--csr", &scene.path("d.key")]);
     assert!(error.contains("private key"), "{error}");
-    let text = place.run(&["add", "pump", "--csr", &place.path("d.csr")]).unwrap();
+    let text = scene.run(&["add", "pump", "--csr", &scene.path("d.csr")]).unwrap();
     assert_eq!(certificates(&text), 2);
     assert!(!text.contains("PRIVATE KEY"), "{text}");
 }
@@ -171,48 +176,48 @@ fn a_request_is_signed_and_no_key_is_printed() {
 #[test]
 fn whoever_brought_a_request_is_told_where_the_key_has_to_be() {
     for format in ["mosquitto", "esp-idf"] {
-        let place = Place::new();
-        make_request(&place);
-        let (csr, out) = (place.path("d.csr"), place.path("kit"));
-        let text = place.run(&["add", "pump", "--format", format, "--csr", &csr, "--out", &out]).unwrap();
+        let scene = Scene::new();
+        make_request(&scene);
+        let (csr, out) = (scene.path("d.csr"), scene.path("kit"));
+        let text = scene.run(&["add", "pump", "--format", format, "--csr", &csr, "--out", &out]).unwrap();
         assert!(text.contains(&format!("{out}/pump.key  put its own private key here")), "{text}");
-        assert!(!place.dir.path().join("kit/pump.key").exists());
+        assert!(!scene.dir.path().join("kit/pump.key").exists());
     }
 }
 
 #[test]
 fn a_header_for_a_request_does_not_claim_to_hold_a_key() {
-    let place = Place::new();
-    make_request(&place);
-    let add = ["add", "pump", "--format", "arduino", "--csr", &place.path("d.csr")];
-    let header = place.run(&add).unwrap();
+    let scene = Scene::new();
+    make_request(&scene);
+    let add = ["add", "pump", "--format", "arduino", "--csr", &scene.path("d.csr")];
+    let header = scene.run(&add).unwrap();
     assert!(!header.contains("holds a private key"), "{header}");
     assert!(!header.contains("CLIENT_KEY[]") && header.contains("CLIENT_KEY has to be defined"), "{header}");
 }
 
 #[test]
 fn the_key_that_a_request_was_made_with_is_never_removed() {
-    let place = Place::new();
+    let scene = Scene::new();
     let kit = Kit {
         name: DeviceId::parse("pump").unwrap(),
         host: "gw".to_owned(),
         port: 8883,
-        ca_pem: place.pki.ca_pem().unwrap(),
+        ca_pem: scene.pki.ca_pem().unwrap(),
         cert_pem: String::new(),
         key_pem: None,
     };
-    let key = place.dir.path().join("pump.key");
+    let key = scene.dir.path().join("pump.key");
     std::fs::write(&key, "the device's own").unwrap();
-    std::fs::write(place.dir.path().join("pump.pem"), "in the way").unwrap();
-    kit.hand_over(Format::Mosquitto, Some(place.dir.path())).unwrap_err();
+    std::fs::write(scene.dir.path().join("pump.pem"), "in the way").unwrap();
+    kit.hand_over(Format::Mosquitto, Some(scene.dir.path())).unwrap_err();
     assert_eq!(std::fs::read_to_string(&key).unwrap(), "the device's own");
 }
 
 #[test]
 fn a_taken_name_is_an_error_that_says_what_to_do() {
-    let place = Place::new();
-    place.run(&["add", "pump"]).unwrap();
-    let error = place.error(&["add", "pump"]);
+    let scene = Scene::new();
+    scene.run(&["add", "pump"]).unwrap();
+    let error = scene.error(&["add", "pump"]);
     assert!(error.contains("already has a certificate") && error.contains("Choose another name"), "{error}");
 }
 
@@ -227,29 +232,29 @@ fn what_cannot_be_handed_over_is_taken_back() {
             Ok(())
         }
     }
-    let place = Place::new();
+    let scene = Scene::new();
     let line = CommandLine::try_parse_from(["device", "add", "pump"]).unwrap();
-    run(&line.command, &place.pki, 8883, &mut Closed).unwrap_err();
-    place.run(&["add", "pump"]).unwrap();
+    run(&line.command, &scene.place(), &mut Closed).unwrap_err();
+    scene.run(&["add", "pump"]).unwrap();
 }
 
 #[test]
 fn no_file_is_overwritten_and_nothing_is_issued_if_one_would_be() {
-    let place = Place::new();
-    let out = place.path("out");
+    let scene = Scene::new();
+    let out = scene.path("out");
     std::fs::create_dir(&out).unwrap();
-    std::fs::write(place.dir.path().join("out/pump.key"), "precious").unwrap();
-    let error = place.error(&["add", "pump", "--format", "mosquitto", "--out", &out]);
+    std::fs::write(scene.dir.path().join("out/pump.key"), "precious").unwrap();
+    let error = scene.error(&["add", "pump", "--format", "mosquitto", "--out", &out]);
     assert!(error.contains("pump.key exists already"), "{error}");
-    assert!(place.error(&["show", "pump"]).contains("no device"));
+    assert!(scene.error(&["show", "pump"]).contains("no device"));
 }
 
 #[test]
 fn names_and_hosts_that_are_none_are_refused_with_the_rule() {
-    let place = Place::new();
-    assert!(place.error(&["add", "a/b"]).contains("a device name consists of"));
+    let scene = Scene::new();
+    assert!(scene.error(&["add", "a/b"]).contains("a device name consists of"));
     assert!(
-        place
+        scene
             .error(&["add", "a", "--host", "x\"; system(\"y"])
             .contains("neither a host name nor an address")
     );
@@ -257,21 +262,91 @@ fn names_and_hosts_that_are_none_are_refused_with_the_rule() {
 
 #[test]
 fn devices_are_listed_and_shown_for_people_and_for_scripts() {
-    let place = Place::new();
-    assert!(place.run(&["list"]).unwrap().contains("tampu device add NAME"));
+    let scene = Scene::new();
+    assert!(scene.run(&["list"]).unwrap().contains("tampu device add NAME"));
     for name in ["pump", "a-long-name"] {
-        place.run(&["add", name]).unwrap();
+        scene.run(&["add", name]).unwrap();
     }
-    let text = place.run(&["list"]).unwrap();
+    let text = scene.run(&["list"]).unwrap();
     let names: Vec<_> = text.lines().skip(1).map(|line| line.split(' ').next().unwrap()).collect();
     assert_eq!(names, ["a-long-name", "pump"]);
 
-    let rows: serde_json::Value = serde_json::from_str(&place.run(&["list", "--json"]).unwrap()).unwrap();
+    let rows: serde_json::Value = serde_json::from_str(&scene.run(&["list", "--json"]).unwrap()).unwrap();
     assert_eq!(rows[1]["name"], "pump");
     let one: serde_json::Value =
-        serde_json::from_str(&place.run(&["show", "pump", "--json"]).unwrap()).unwrap();
+        serde_json::from_str(&scene.run(&["show", "pump", "--json"]).unwrap()).unwrap();
     assert_eq!(one, rows[1]);
     assert!(one["not_after"].as_str().unwrap().ends_with('Z'), "{one}");
-    let shown = place.run(&["show", "pump"]).unwrap();
+    let shown = scene.run(&["show", "pump"]).unwrap();
     assert!(shown.contains(one["sha256"].as_str().unwrap()), "{shown}");
+}
+
+/// The serial numbers that the registry says are revoked by now.
+fn revoked(scene: &Scene, name: &str) -> Vec<String> {
+    let devices = Registry::read(scene.dir.path()).unwrap();
+    let known = devices.device(&DeviceId::parse(name).unwrap());
+    let now = OffsetDateTime::now_utc();
+    let revoked =
+        known.into_iter().flat_map(|known| &known.revoked).filter(|revoked| revoked.revoked_at <= now);
+    revoked.map(|revoked| revoked.certificate.serial.clone()).collect()
+}
+
+fn serials(scene: &Scene, name: &str) -> Vec<String> {
+    let device = scene.pki.device(&DeviceId::parse(name).unwrap()).unwrap();
+    device.certificates().map(|certificate| certificate.serial.clone()).collect()
+}
+
+#[test]
+fn a_renewed_device_has_both_certificates_and_one_of_them_can_be_revoked() {
+    let scene = Scene::new();
+    assert!(scene.error(&["renew", "pump"]).contains("no device"));
+    scene.run(&["add", "pump"]).unwrap();
+    scene.run(&["renew", "pump"]).unwrap();
+    let [newer, older] = serials(&scene, "pump").try_into().unwrap();
+    let colons =
+        older.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap()).collect::<Vec<_>>();
+    scene.run(&["revoke", "pump", "--serial", &colons.join(":").to_uppercase()]).unwrap();
+    assert_eq!(revoked(&scene, "pump"), [older]);
+    assert!(scene.run(&["list"]).unwrap().contains("good"));
+    scene.run(&["revoke", "pump"]).unwrap();
+    assert!(revoked(&scene, "pump").contains(&newer));
+    assert!(scene.run(&["list"]).unwrap().contains("revoked"));
+    assert!(scene.run(&["show", "pump"]).unwrap().matches("revoked  ").count() == 2);
+    assert!(scene.run(&["revoke", "pump"]).unwrap().contains("before"));
+}
+
+#[test]
+fn a_rotation_revokes_what_was_there_before_at_once_or_later() {
+    let scene = Scene::new();
+    scene.run(&["add", "pump"]).unwrap();
+    let [first] = serials(&scene, "pump").try_into().unwrap();
+    let text = scene.run(&["rotate", "pump", "--grace", "7d"]).unwrap();
+    assert!(text.contains("revoked from 2") && text.contains(&first), "{text}");
+    assert!(has_key(&text) && revoked(&scene, "pump").is_empty());
+    scene.run(&["rotate", "pump"]).unwrap();
+    let [_, second, _] = serials(&scene, "pump").try_into().unwrap();
+    assert_eq!(revoked(&scene, "pump"), [first, second]);
+}
+
+#[test]
+fn a_certificate_of_an_external_ca_is_revoked_by_its_serial_number() {
+    let scene = Scene::new();
+    assert!(scene.error(&["revoke", "stranger"]).contains("--serial"));
+    scene.run(&["revoke", "stranger", "--serial", "0a"]).unwrap();
+    assert_eq!(revoked(&scene, "stranger"), ["0a"]);
+    assert!(scene.error(&["revoke", "stranger", "--serial", "xyz"]).contains("hexadecimal"));
+}
+
+#[test]
+fn a_device_is_disabled_and_enabled_whether_it_has_a_certificate_or_not() {
+    let scene = Scene::new();
+    scene.run(&["add", "pump"]).unwrap();
+    for name in ["pump", "stranger"] {
+        scene.run(&["disable", name]).unwrap();
+        assert!(scene.error(&["disable", name]).contains("already"));
+        let list = scene.run(&["list"]).unwrap();
+        assert!(list.lines().any(|line| line.starts_with(name) && line.contains("disabled")), "{list}");
+        scene.run(&["enable", name]).unwrap();
+    }
+    assert!(!scene.run(&["list"]).unwrap().contains("disabled"));
 }

@@ -52,7 +52,7 @@ fn a_damaged_or_lost_ca_certificate_is_made_again_from_its_key_and_old_certifica
     for how in ["lost", "empty", "cut", "zeros", "flipped"] {
         let place = Place::new();
         let pki = place.open();
-        let device = der(&pki.issue_device(&id("a")).unwrap().cert_pem);
+        let device = der(&pki.issue_device(&id("a"), Issue::First).unwrap().cert_pem);
         pki.server_tls().current(config::ClientAuth::Required).unwrap();
         let server = std::fs::read(place.path("server.pem")).unwrap();
         let old_ca = der(&pki.ca_pem().unwrap());
@@ -67,7 +67,7 @@ fn a_damaged_or_lost_ca_certificate_is_made_again_from_its_key_and_old_certifica
         assert_eq!(subject(&ca), subject(&old_ca), "{how}");
         pki.server_tls().current(config::ClientAuth::Required).unwrap();
         assert_eq!(std::fs::read(place.path("server.pem")).unwrap(), server, "{how}");
-        pki.issue_device(&id("b")).unwrap();
+        pki.issue_device(&id("b"), Issue::First).unwrap();
     }
 }
 
@@ -77,7 +77,7 @@ fn a_first_start_that_was_cut_after_the_key_is_finished_by_the_second() {
     place.open();
     let key = std::fs::read(place.path("ca.key")).unwrap();
     std::fs::remove_file(place.path("ca.pem")).unwrap();
-    place.open().issue_device(&id("a")).unwrap();
+    place.open().issue_device(&id("a"), Issue::First).unwrap();
     assert_eq!(std::fs::read(place.path("ca.key")).unwrap(), key);
 }
 
@@ -91,7 +91,7 @@ fn without_a_sound_ca_key_devices_are_served_and_signing_says_what_to_do() {
         let tls = pki.server_tls();
         tls.current(config::ClientAuth::Required).unwrap_or_else(|error| panic!("{how}: {error}"));
         assert_eq!(tls.renew_if_due().unwrap(), Renewed::No);
-        let error = pki.issue_device(&id("a")).unwrap_err().to_string();
+        let error = pki.issue_device(&id("a"), Issue::First).unwrap_err().to_string();
         assert!(error.contains("ca.key") && error.contains("backup"), "{how}: {error}");
         assert!(!aside(&place, "ca.key"), "it may be repaired by hand");
     }
@@ -120,7 +120,7 @@ fn a_damaged_or_lost_ca_key_is_a_problem_before_anybody_has_to_sign() {
         let told = [
             found,
             pki.signing_problem().unwrap().to_string(),
-            pki.issue_device(&id("a")).unwrap_err().to_string(),
+            pki.issue_device(&id("a"), Issue::First).unwrap_err().to_string(),
         ];
         for problem in told {
             assert!(problem.contains("ca.key") && problem.contains("from a backup"), "{how}: {problem}");
@@ -150,7 +150,7 @@ fn what_a_start_makes_good_is_no_problem() {
 fn without_any_ca_the_pki_opens_and_tls_says_what_to_do() {
     let place = Place::new();
     let pki = place.open();
-    pki.issue_device(&id("a")).unwrap();
+    pki.issue_device(&id("a"), Issue::First).unwrap();
     pki.server_tls().current(config::ClientAuth::Required).unwrap();
     let (good, key) = (place.path("ca.pem"), place.path("ca.key"));
     let saved = (std::fs::read(&good).unwrap(), std::fs::read(&key).unwrap());
@@ -175,7 +175,7 @@ fn without_any_ca_the_pki_opens_and_tls_says_what_to_do() {
         tls.current(config::ClientAuth::Required).unwrap();
     }
     std::fs::write(&key, &saved.1).unwrap();
-    place.open().issue_device(&id("b")).unwrap();
+    place.open().issue_device(&id("b"), Issue::First).unwrap();
 }
 
 #[test]

@@ -55,7 +55,7 @@ fn a_ca_of_the_operators_own_signs_devices_and_the_server() {
     own.place.settings.ca_key = own.file("my-ca.key", &ca.key().serialize_pem());
     assert_eq!(own.problems(), "");
     let pki = own.place.open();
-    assert!(verifies(&der(&pki.issue_device(&id("a")).unwrap().cert_pem), ca.der()));
+    assert!(verifies(&der(&pki.issue_device(&id("a"), Issue::First).unwrap().cert_pem), ca.der()));
     pki.server_tls().current(config::ClientAuth::Required).unwrap();
     assert!(verifies(&der(&std::fs::read_to_string(own.place.path("server.pem")).unwrap()), ca.der()));
     assert!(!own.place.path("ca.pem").exists());
@@ -91,7 +91,7 @@ fn a_key_in_the_form_that_openssl_writes_can_sign() {
         own.place.settings.ca_cert = Some(own.place.dir.path().join(format!("{kind}.pem")));
         own.place.settings.ca_key = Some(own.place.dir.path().join(format!("{kind}.key")));
         let pki = own.place.open();
-        let device = pki.issue_device(&id(kind)).unwrap();
+        let device = pki.issue_device(&id(kind), Issue::First).unwrap();
         assert!(verifies(&der(&device.cert_pem), &der(&pki.ca_pem().unwrap())), "{kind}");
     }
 }
@@ -115,7 +115,7 @@ fn each_fault_of_an_own_ca_is_named_with_its_file_and_what_would_be_right() {
         let problems = own.problems();
         assert!(problems.contains(expected) && problems.contains(file), "{expected}: {problems}");
         // It is a fault to report, not a reason not to start.
-        let error = own.place.open().issue_device(&id("a")).unwrap_err().to_string();
+        let error = own.place.open().issue_device(&id("a"), Issue::First).unwrap_err().to_string();
         assert!(error.contains(expected), "{expected}: {error}");
     }
     own.place.settings.ca_cert = Some(PathBuf::from("/nowhere/ca.pem"));
@@ -136,7 +136,7 @@ fn a_ca_without_its_key_needs_a_server_certificate_too() {
     assert_eq!(own.problems(), "");
     let pki = own.place.open();
     pki.server_tls().current(config::ClientAuth::Required).unwrap();
-    let error = pki.issue_device(&id("a")).unwrap_err().to_string();
+    let error = pki.issue_device(&id("a"), Issue::First).unwrap_err().to_string();
     assert!(error.contains("pki.ca_key"), "{error}");
 }
 
