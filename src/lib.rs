@@ -23,6 +23,8 @@ pub mod pki;
 
 pub mod listener;
 
+pub mod audit;
+
 pub mod authorize;
 
 pub mod broker;

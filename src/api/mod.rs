@@ -35,8 +35,10 @@ const LETTERS_DEADLINE: Duration = Duration::from_secs(3);
 pub struct Handles {
     /// The name of this gateway.
     pub gateway_id: String,
-    /// Where it listens.
+    /// Where it listens for MQTT over TLS.
     pub listener: SocketAddr,
+    /// Where it listens besides: `websocket`, `plain`.
+    pub more_listeners: BTreeMap<&'static str, SocketAddr>,
     /// The clock.
     pub clock: Clock,
     /// The store.
@@ -45,6 +47,21 @@ pub struct Handles {
     pub broker: Broker,
     /// One a sink.
     pub forwarders: BTreeMap<String, watch::Receiver<ForwarderStatus>>,
+    /// Certificates that need somebody's care.
+    pub certificates: watch::Receiver<CertificateFigures>,
+}
+
+/// Certificates that need somebody's care.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct CertificateFigures {
+    /// Devices whose last certificate ends within 30 days (or a third of its life, if that is less), or has ended.
+    pub devices_ending_soon: usize,
+    /// Whether that holds for a certificate of the CA: before it ends, every device needs a new one.
+    pub authority_ending_soon: bool,
+    /// Whether that holds for the server's certificate.
+    pub server_ending_soon: bool,
+    /// What is wrong with the lists of revoked certificates (`pki.crl`).
+    pub revocation_list_problems: Vec<String>,
 }
 
 /// The answer to `GET /v1/status`.
@@ -56,8 +73,10 @@ pub struct Status {
     pub version: &'static str,
     /// The process.
     pub pid: u32,
-    /// Where it listens.
+    /// Where it listens for MQTT over TLS.
     pub listener: SocketAddr,
+    /// Where it listens besides: `websocket`, `plain`.
+    pub more_listeners: BTreeMap<&'static str, SocketAddr>,
     /// Whether the wall clock is synchronised.
     pub clock_synchronized: bool,
     /// The store and the figures of each sink.
@@ -66,6 +85,8 @@ pub struct Status {
     pub forwarders: BTreeMap<String, ForwarderStatus>,
     /// Connections and messages.
     pub broker: broker::Figures,
+    /// Certificates that need somebody's care.
+    pub certificates: CertificateFigures,
 }
 
 /// A dead letter, as it is shown.
@@ -130,6 +151,7 @@ impl Handles {
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
             listener: self.listener,
+            more_listeners: self.more_listeners.clone(),
             clock_synchronized: self.clock.is_synchronized(),
             buffer: self.buffer.status(),
             forwarders: self
@@ -138,6 +160,7 @@ impl Handles {
                 .map(|(name, handle)| (name.clone(), handle.borrow().clone()))
                 .collect(),
             broker: self.broker.figures(),
+            certificates: self.certificates.borrow().clone(),
         }
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::log_limit::LogLimit;
+use crate::audit::{Audit, Event};
 use crate::message::DeviceId;
 
 /// Characters of a detail that are logged: it may hold whatever a peer has sent.
@@ -142,18 +143,27 @@ pub struct Refusals(Arc<Inner>);
 struct Inner {
     counts: Vec<AtomicU64>,
     log: LogLimit<(IpAddr, Refusal)>,
+    audit: Audit,
 }
 
+/// Without an audit log.
 impl Default for Refusals {
     fn default() -> Self {
-        Self(Arc::new(Inner {
-            counts: Refusal::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
-            log: LogLimit::default(),
-        }))
+        Self::new(Audit::default())
     }
 }
 
 impl Refusals {
+    /// What is logged is written into the audit log too.
+    #[must_use]
+    pub fn new(audit: Audit) -> Self {
+        Self(Arc::new(Inner {
+            counts: Refusal::ALL.iter().map(|_| AtomicU64::new(0)).collect(),
+            log: LogLimit::default(),
+            audit,
+        }))
+    }
+
     /// Counts a refusal, and logs it unless the same peer was refused for the same reason too often of late.
     ///
     /// `detail`: what was wrong, for a maker to read; it may hold text of the peer's.
@@ -172,6 +182,8 @@ impl Refusals {
             unlogged_before,
             "refused"
         );
+        let event = Event::Refused { reason: reason.as_str(), peer, device: who, detail: &detail };
+        self.0.audit.record(event, unlogged_before);
     }
 
     /// How often each reason was met since the start. Every reason is there, from zero on.

@@ -75,6 +75,21 @@ pub(super) enum DeviceCommand {
     },
 }
 
+impl DeviceCommand {
+    /// What the command changes, and of which device.
+    pub(super) fn change(&self) -> Option<(&'static str, &DeviceId)> {
+        match self {
+            Self::Add(new) => Some(("add", &new.name)),
+            Self::Renew(new) => Some(("renew", &new.name)),
+            Self::Rotate { new, .. } => Some(("rotate", &new.name)),
+            Self::Revoke { name, .. } => Some(("revoke", name)),
+            Self::Disable { name } => Some(("disable", name)),
+            Self::Enable { name } => Some(("enable", name)),
+            Self::List { .. } | Self::Show { .. } => None,
+        }
+    }
+}
+
 /// A certificate for a device, and how it is handed over.
 #[derive(Debug, Args)]
 pub(super) struct NewCertificate {

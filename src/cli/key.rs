@@ -7,8 +7,8 @@ use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use time::OffsetDateTime;
 
-use super::ConfigArg;
 use super::user::warn_if_unused;
+use super::{ConfigArg, audit};
 use crate::authorize::{ApiKey, Devices, IdentityKind, NewKey, Registry};
 use crate::config::Config;
 use crate::gateway;
@@ -59,13 +59,16 @@ pub(super) fn run(config: &ConfigArg, command: &Command) -> anyhow::Result<ExitC
         Command::Add { device, expires } => {
             let now = now(&config)?;
             hand_over(&config, |devices| add(devices, device, now, *expires))?;
+            audit::changed(&config, "key add", Some(device), "one more API key");
         }
         Command::Rotate { id, keep, expires } => {
             let now = now(&config)?;
             hand_over(&config, |devices| rotate(devices, id, now, *keep, *expires))?;
+            audit::changed(&config, "key rotate", None, &format!("another API key for {id}"));
         }
         Command::Revoke { id } => {
             let device = Registry::update(gateway::data_dir(&config)?, |devices| revoke(devices, id))?;
+            audit::changed(&config, "key revoke", Some(&device), &format!("the API key {id}"));
             println!("The key {id} of {device} is revoked. A gateway that runs knows within a second.");
         }
         Command::List { json } => list(&Registry::read(&config.data_dir)?, *json)?,

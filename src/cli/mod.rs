@@ -1,6 +1,7 @@
 //! The commands: parse, run, exit code.
 
 mod acl;
+mod audit;
 mod buffer;
 mod check;
 mod device;
@@ -72,6 +73,8 @@ enum Command {
     /// Say what a device may do, and which rule says so
     #[command(subcommand)]
     Acl(acl::Command),
+    /// Show what was refused to whom, and what was changed
+    Audit(audit::Args),
     /// Look into the store of readings
     #[command(subcommand)]
     Buffer(buffer::Command),
@@ -115,6 +118,7 @@ impl Cli {
             Command::User { config, command } => user::run(&config, &command),
             Command::Key { config, command } => key::run(&config, &command),
             Command::Acl(command) => acl::run(&command),
+            Command::Audit(args) => audit::run(&args),
             Command::Buffer(command) => buffer::run(&command),
         };
         match done {
@@ -155,6 +159,9 @@ fn run_device(config: &ConfigArg, command: &device::DeviceCommand) -> anyhow::Re
         now: gateway::offline_clock(&config)?.trusted_now().into(),
     };
     device::run(command, &place, &mut std::io::stdout().lock())?;
+    if let Some((change, device)) = command.change() {
+        audit::changed(&config, change, Some(device), &format!("tampu device {change} {device}"));
+    }
     Ok(ExitCode::SUCCESS)
 }
 

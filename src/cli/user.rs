@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail, ensure};
 use clap::Subcommand;
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
-use super::ConfigArg;
+use super::{ConfigArg, audit};
 use crate::authorize::{IdentityKind, PasswordHash, Registry};
 use crate::config::Config;
 use crate::gateway;
@@ -44,6 +44,7 @@ pub(super) fn run(config: &ConfigArg, command: &Command) -> anyhow::Result<ExitC
                 devices.device_mut(device).password = Some(hash);
                 anyhow::Ok(())
             })?;
+            audit::changed(&config, "user set", Some(device), "another password");
             println!("{device} has a new password. A gateway that runs takes it within a second.");
             warn_if_unused(&config, IdentityKind::Password);
         }
@@ -53,6 +54,7 @@ pub(super) fn run(config: &ConfigArg, command: &Command) -> anyhow::Result<ExitC
                 ensure!(password.is_some(), "{device} has no password in {}", config.data_dir.display());
                 Ok(())
             })?;
+            audit::changed(&config, "user delete", Some(device), "no password any more");
             println!("{device} has no password any more.");
         }
     }

@@ -1,6 +1,7 @@
 //! The wiring, to be read from top to bottom: what a gateway is made of, and how it ends.
 
 mod access;
+mod care;
 mod maintenance;
 pub mod owner;
 mod reload;
@@ -17,7 +18,8 @@ use tokio::sync::watch;
 
 use self::signals::Asked;
 pub use self::signals::Signals;
-use crate::api::{Api, Handles};
+use crate::api::{Api, CertificateFigures, Handles};
+use crate::audit::Audit;
 use crate::authorize::{Authenticator, refusals::Refusals};
 use crate::broker::{self, Broker};
 use crate::buffer::{self, Buffer};
@@ -71,6 +73,7 @@ pub struct Gateway {
     tls: ServerTls,
     handles: Handles,
     access: AccessControl,
+    audit: Audit,
 }
 
 /// Where the store of a gateway is.
@@ -174,7 +177,8 @@ impl Gateway {
 
         let forwarders = start_forwarders(&config, &buffer, &clock, &tasks);
 
-        let refusals = Refusals::default();
+        let audit = start_audit(&config, &clock);
+        let refusals = Refusals::new(audit.clone());
         let tls = pki.server_tls();
         let access = AccessControl::open(&config, clock.clone(), tls.clone());
         let authorizer = access.authorizer();
@@ -189,13 +193,16 @@ impl Gateway {
         );
 
         let listeners = bind_all(&config)?;
+        let (certificates_sender, certificates) = watch::channel(CertificateFigures::default());
         let handles = Handles {
             gateway_id: config.gateway_id.to_string(),
             listener: listeners[0].1,
+            more_listeners: listeners[1..].iter().map(|(_, address, name)| (*name, *address)).collect(),
             clock,
             buffer,
             broker,
             forwarders,
+            certificates,
         };
 
         say_what_is_wrong(&config, &pki, &tls);
@@ -204,6 +211,8 @@ impl Gateway {
         let looking = access.clone().run(handles.broker.clone(), service.cancelled().clone());
         service.essential("access", looking);
         service.essential("broker", handles.broker.clone().run(service.cancelled().clone()));
+        let cancel = service.cancelled().clone();
+        service.essential("care", care::run(pki.clone(), tls.clone(), certificates_sender, cancel));
         let entrance = Entrance::new(&config.listener, &config.limits, tls.clone(), refusals);
         let accepting = tasks.spawner(Stage::Listener);
         for (listener, address, name) in listeners {
@@ -213,7 +222,7 @@ impl Gateway {
             accepting.essential(name, listener.run(entrance.clone(), serve, sessions, cancel));
             tracing::info!(%address, data = %config.data_dir.display(), "accepting devices ({name})");
         }
-        let gateway = Self { config, file, tasks, pki, tls, handles, access };
+        let gateway = Self { config, file, tasks, pki, tls, handles, access, audit };
         gateway.say_what_is_next();
         Ok(gateway)
     }
@@ -263,10 +272,12 @@ impl Gateway {
             tracing::error!("the store has not ended in time");
         }
         let (clock, socket) = (self.handles.clock.clone(), crate::api::socket_path(&self.config.data_dir));
+        let audit = self.audit.clone();
         let last_files = tokio::task::spawn_blocking(move || {
             if let Err(error) = std::fs::remove_file(&socket) {
                 tracing::debug!(%error, "removing {}", socket.display());
             }
+            audit.flush();
             if let Err(error) = clock.keep_floor() {
                 tracing::warn!(%error, "the clock's floor could not be kept");
             }
@@ -310,6 +321,14 @@ fn unasked_end(ended: Result<(), buffer::Stuck>) -> GatewayError {
         Err(stuck) => stuck.into(),
         Ok(()) => Failed { name: "store".to_owned(), how: "ended".to_owned() }.into(),
     }
+}
+
+/// A gateway without an audit log is better than none.
+fn start_audit(config: &Config, clock: &Clock) -> Audit {
+    Audit::start(crate::audit::dir(&config.data_dir), clock.clone()).unwrap_or_else(|error| {
+        tracing::error!(%error, "there is no audit log: its thread cannot be started");
+        Audit::default()
+    })
 }
 
 /// What watches the others: the status, the clock and the certificates.

@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::pace::Visit;
+use super::reminder::Reminder;
 use super::share::{Share, Shares};
 use super::websocket::NoUpgrade;
 use super::{Channel, Stream, Way, WebSocket, reason};
@@ -55,6 +56,7 @@ pub(super) struct Threshold {
     max_handshakes: usize,
     handshakes: Semaphore,
     turns: Shares<IpAddr>,
+    reminder: Reminder,
 }
 
 /// What a peer has said first.
@@ -78,6 +80,7 @@ impl Threshold {
             max_handshakes: settings.max_handshakes,
             handshakes: Semaphore::new(settings.max_handshakes),
             turns: Shares::new((settings.max_handshakes / TURNS_OF_AN_ADDRESS).max(1)),
+            reminder: Reminder::default(),
         }
     }
 
@@ -196,7 +199,12 @@ impl Threshold {
             return Ok((stream, None));
         }
         match self.tls.device_of(certificates) {
-            Ok(certificate) => Ok((stream, Some(certificate))),
+            Ok(certificate) => {
+                if let Some(end) = self.tls.ends_soon(&certificates[0]) {
+                    self.reminder.remind(&certificate, end);
+                }
+                Ok((stream, Some(certificate)))
+            }
             Err(error) => {
                 let reason = match error {
                     NoDevice::Expired(_) => Refusal::CertificateExpired,

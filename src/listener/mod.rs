@@ -13,6 +13,7 @@ mod channel;
 mod handshake;
 mod pace;
 mod reason;
+mod reminder;
 mod share;
 mod stream;
 mod websocket;

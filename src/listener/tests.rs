@@ -22,8 +22,10 @@ use crate::message::DeviceId;
 use crate::pki::Pki;
 
 mod door;
+mod revocation;
 mod running;
 mod stream;
+mod websocket;
 
 /// Nothing in these tests takes so long; a test that waits for it has failed.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -18,6 +18,7 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 use x509_parser::x509::ReasonCode;
 
 use super::PkiError;
+use super::authority::{Authority, AuthorityFiles};
 use super::certificate::hex;
 use crate::message::CertificateId;
 
@@ -110,6 +111,17 @@ impl Lists {
         }
         problems
     }
+}
+
+/// What is wrong with these lists, for somebody who only looks.
+pub(super) fn problems(paths: &[PathBuf], authority: &AuthorityFiles, now: OffsetDateTime) -> Vec<PkiError> {
+    let mut lists = Lists::default();
+    // A CA that cannot be read is said by others.
+    let Ok(authorities) = Authority::load(authority).map(|authority| authority.certificates) else {
+        return Vec::new();
+    };
+    lists.refresh(paths, || Ok(authorities.clone()), true);
+    lists.problems(now)
 }
 
 fn look(path: &Path) -> Option<Seen> {

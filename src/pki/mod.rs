@@ -183,6 +183,7 @@ impl Pki {
                 Err(error) => problems.push(error),
             }
         }
+        problems.extend(crl::problems(&settings.crl, &authority, now.into()));
         problems.extend(server::problems_of_own(settings, now.into()));
         problems.extend(server::invalid_names(settings));
         problems

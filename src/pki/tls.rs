@@ -17,13 +17,14 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig,
     SignatureScheme,
 };
+use time::OffsetDateTime;
 use tracing::info;
 
 use super::authority::Authority;
 use super::certificate::{CertificateInfo, NoDevice, device_of};
 use super::crl::Lists;
 use super::server::{self, Why};
-use super::{Pki, PkiError, Revocations};
+use super::{Pki, PkiError, Revocations, life};
 use crate::clock::Clock;
 use crate::config::{self, ClientAuth};
 use crate::message::{CertificateId, DeviceId};
@@ -163,6 +164,13 @@ impl ServerTls {
             None => Ok(device),
             Some(revoked) => Err(NoDevice::Revoked(revoked)),
         }
+    }
+
+    /// The end of a certificate, if that is soon.
+    #[must_use]
+    pub fn ends_soon(&self, certificate: &CertificateDer<'_>) -> Option<OffsetDateTime> {
+        let info = CertificateInfo::of(certificate)?;
+        life::ends_soon(&info, self.0.clock.trusted_now().into()).then_some(info.not_after)
     }
 
     /// The certificates that are not believed any more.

@@ -7,11 +7,16 @@ mod harness;
 
 mod access;
 mod anonymous;
+mod audit;
 mod commands;
 mod demo;
 mod devices;
 mod durability;
 mod dying_disk;
 mod identities;
+mod plain;
 mod refused;
 mod reload;
+mod revocation;
+mod tight_loop;
+mod websocket;

@@ -5,10 +5,13 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
 };
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use time::{Duration, OffsetDateTime};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::mqtt::Credentials;
 
@@ -50,6 +53,30 @@ impl Authority {
         std::fs::write(&credentials.cert, certificate.pem()).unwrap();
         private_file(&credentials.key, &key.serialize_pem());
         credentials
+    }
+
+    /// Its list of revoked certificates (PEM), which ends so long after now (before now, if negative).
+    pub(crate) fn list(&self, revoked: &[&Credentials], valid_for: Duration) -> String {
+        let now = OffsetDateTime::now_utc();
+        let serial = |credentials: &&Credentials| {
+            let der = CertificateDer::from_pem_file(&credentials.cert).unwrap();
+            let (_, certificate) = X509Certificate::from_der(&der).unwrap();
+            RevokedCertParams {
+                serial_number: SerialNumber::from(certificate.raw_serial().to_vec()),
+                revocation_time: now,
+                reason_code: None,
+                invalidity_date: None,
+            }
+        };
+        let params = CertificateRevocationListParams {
+            this_update: now - Duration::days(30),
+            next_update: now + valid_for,
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.iter().map(serial).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap().pem().unwrap()
     }
 }
 

@@ -4,19 +4,24 @@ use super::*;
 use crate::tasks::{Stage, Tasks};
 
 /// A listener that runs, and serves each peer by telling it who it is and echoing what it says.
-struct Running {
-    gateway: Gateway,
-    address: SocketAddr,
-    refusals: Refusals,
+pub(super) struct Running {
+    pub(super) gateway: Gateway,
+    pub(super) address: SocketAddr,
+    pub(super) refusals: Refusals,
     tasks: Tasks,
 }
 
 impl Running {
-    fn start(gateway: Gateway, settings: &config::Listener) -> Self {
+    pub(super) fn start(gateway: Gateway, settings: &config::Listener) -> Self {
         Self::start_with(gateway, settings, &config::Limits::default(), Way::Tls(ClientAuth::Required))
     }
 
-    fn start_with(gateway: Gateway, settings: &config::Listener, limits: &config::Limits, way: Way) -> Self {
+    pub(super) fn start_with(
+        gateway: Gateway,
+        settings: &config::Listener,
+        limits: &config::Limits,
+        way: Way,
+    ) -> Self {
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), way).unwrap();
         let address = listener.local_addr().unwrap();
         let (tasks, refusals) = (Tasks::default(), Refusals::default());
@@ -35,7 +40,7 @@ impl Running {
         client
     }
 
-    async fn refused(&self, reason: Refusal, times: u64) {
+    pub(super) async fn refused(&self, reason: Refusal, times: u64) {
         soon(async {
             while self.refusals.counts()[reason.as_str()] < times {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -65,7 +70,7 @@ async fn echo(mut stream: Channel, peer: Peer, cancel: CancellationToken) {
     }
 }
 
-async fn said(client: &mut Client) -> String {
+pub(super) async fn said(client: &mut Client) -> String {
     let mut text = String::new();
     while !text.ends_with('\n') {
         let mut byte = [0];
@@ -75,12 +80,12 @@ async fn said(client: &mut Client) -> String {
     text.trim_end().to_owned()
 }
 
-async fn answers(client: &mut Client) {
+pub(super) async fn answers(client: &mut Client) {
     client.write_all(b"still here?").await.unwrap();
     assert_eq!(said(client).await, "still here?");
 }
 
-async fn ends(mut stream: impl tokio::io::AsyncRead + Unpin) {
+pub(super) async fn ends(mut stream: impl tokio::io::AsyncRead + Unpin) {
     let end = soon(stream.read(&mut [0; 16])).await;
     assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
 }
