@@ -198,6 +198,11 @@ impl Gateway {
         Home::new(settings).start()
     }
 
+    /// The daemon's process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.0.id()
+    }
+
     /// The power plug, as far as a process has one.
     pub(crate) fn kill(mut self) -> Home {
         self.process.0.kill().expect("a child can be killed");

@@ -1,0 +1,57 @@
+//! The normative statements of MQTT 3.1.1 and MQTT 5.0 that bind a server, each with the test that shows it.
+//!
+//! A test's doc comment names its statements, by version; `docs/mqtt-conformance.md` lists all statements, and
+//! `page` holds the two together.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod broker;
+mod client;
+mod packet;
+
+/// Tests for both versions, or for the one whose statement is named. Each becomes a module with a test a version.
+macro_rules! judged {
+    ($($(#[$doc:meta])+ fn $name:ident($version:ident $(= $only:ident)?) $body:block)*) => {
+        $(judged!(@one $(#[$doc])+ $name $version [$($only)?] $body);)*
+    };
+    (@one $(#[$doc:meta])+ $name:ident $version:ident [] $body:block) => {
+        $(#[$doc])+
+        mod $name {
+            use super::*;
+            fn judge($version: Version) $body
+            #[test]
+            fn v3() {
+                judge(V3);
+            }
+            #[test]
+            fn v5() {
+                judge(V5);
+            }
+        }
+    };
+    (@one $(#[$doc:meta])+ $name:ident $version:ident [V3] $body:block) => {
+        $(#[$doc])+
+        mod $name {
+            use super::*;
+            fn judge($version: Version) $body
+            #[test]
+            fn v3() {
+                judge(V3);
+            }
+        }
+    };
+    (@one $(#[$doc:meta])+ $name:ident $version:ident [V5] $body:block) => {
+        $(#[$doc])+
+        mod $name {
+            use super::*;
+            fn judge($version: Version) $body
+            #[test]
+            fn v5() {
+                judge(V5);
+            }
+        }
+    };
+}
+
+mod connect;
