@@ -12,10 +12,22 @@ use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use crate::harness::Gateway;
 
-/// Everything is allowed: who may do what is judged elsewhere.
+/// Everything is allowed, and there is room for what all tests leave behind: who may do what, and how much, is judged
+/// elsewhere.
 const SETTINGS: &str = r##"
 [listener]
-max_connections_per_device = 1000
+max_connections_per_device = 10000
+max_connections_per_address = 10000
+
+[limits]
+connects_per_second = 100000
+connect_burst = 100000
+handshakes_per_second = 100000
+handshake_burst = 100000
+max_reconnect_delay = "0s"
+
+[sessions]
+max_kept_per_device = 10000
 
 [[acl]]
 device = "judge"

@@ -191,12 +191,14 @@ pub(crate) struct Client {
     /// Came while something else was waited for.
     inbox: Vec<Received>,
     last_id: u16,
+    /// Bytes of the largest packet that has come.
+    pub(crate) largest: usize,
 }
 
 impl Client {
     /// A connection on which nothing was said yet.
     pub(crate) fn open(version: Version) -> Self {
-        Self { stream: Broker::get().open(), version, input: vec![], inbox: vec![], last_id: 0 }
+        Self { stream: Broker::get().open(), version, input: vec![], inbox: vec![], last_id: 0, largest: 0 }
     }
 
     /// Connects; the broker must accept.
@@ -301,6 +303,11 @@ impl Client {
         received
     }
 
+    /// The next messages as text, in the order in which they come.
+    pub(crate) fn messages(&mut self, count: usize) -> Vec<String> {
+        (0..count).map(|_| self.message().text().to_owned()).collect()
+    }
+
     /// The next message, which is acknowledged as its quality of service asks for.
     pub(crate) fn message(&mut self) -> Received {
         let message = self.expect(Kind::Publish);
@@ -314,6 +321,18 @@ impl Client {
             }
         }
         message
+    }
+
+    /// The next message before the answer of a PINGREQ that was sent, acknowledged; `None` at the answer.
+    pub(crate) fn before_pong(&mut self) -> Option<Received> {
+        if self.inbox.is_empty() {
+            match self.receive(Instant::now() + PATIENCE) {
+                Some(received) if received.kind() == Kind::PingResp => return None,
+                Some(received) => self.inbox.push(received),
+                None => panic!("the connection is closed"),
+            }
+        }
+        Some(self.message())
     }
 
     /// Nothing more comes: a PINGREQ is answered, and only then. What others have just sent has had its time.
@@ -352,6 +371,12 @@ impl Client {
 
     /// `None`: closed.
     fn receive(&mut self, end: Instant) -> Option<Received> {
+        let received = self.read(end)?;
+        self.largest = self.largest.max(received.size);
+        Some(received)
+    }
+
+    fn read(&mut self, end: Instant) -> Option<Received> {
         loop {
             if let Some((received, length)) = packet::read(&self.input, self.version) {
                 self.input.drain(..length);

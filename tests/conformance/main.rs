@@ -9,6 +9,14 @@ mod harness;
 mod broker;
 mod client;
 mod packet;
+mod steps;
+
+/// What nearly every test needs.
+mod prelude {
+    pub(crate) use crate::client::{Client, Connect, Publish, V3, V5, Version, Will, unique};
+    pub(crate) use crate::packet::{self, Body, Kind, Prop, Received};
+    pub(crate) use crate::steps::*;
+}
 
 /// Tests for both versions, or for the one whose statement is named. Each becomes a module with a test a version.
 macro_rules! judged {
@@ -54,4 +62,26 @@ macro_rules! judged {
     };
 }
 
+mod aliases;
+mod connack;
 mod connect;
+mod disconnect;
+mod errors;
+mod expiry;
+mod flow_control;
+mod framing;
+mod keep_alive;
+mod properties;
+mod publish;
+mod qos1;
+mod qos2;
+mod reasons;
+mod request_response;
+mod retained;
+mod sessions;
+mod shared;
+mod subscribe;
+mod topics;
+mod unsubscribe;
+mod utf8;
+mod wills;

@@ -130,6 +130,11 @@ impl Body {
         }
     }
 
+    /// The bytes as they are.
+    pub(crate) fn unframed(&self) -> &[u8] {
+        &self.0
+    }
+
     /// The whole packet with this first byte.
     pub(crate) fn packet(self, first: u8) -> Vec<u8> {
         let length = u32::try_from(self.0.len()).expect("a test's packet is short");
@@ -175,6 +180,8 @@ pub(crate) struct Received {
     pub(crate) topic: String,
     pub(crate) payload: Vec<u8>,
     pub(crate) properties: Vec<Prop>,
+    /// Bytes of the whole packet.
+    pub(crate) size: usize,
 }
 
 impl Received {
@@ -230,8 +237,44 @@ pub(crate) fn read(input: &[u8], version: Version) -> Option<(Received, usize)> 
         assert!(size < 4, "the server's remaining length has more than four bytes");
     }
     let body = rest.get(size..size + length)?;
-    Some((parse(*first, body, version), 1 + size + length))
+    let received = Received { size: 1 + size + length, ..parse(*first, body, version) };
+    check_reasons(&received, version);
+    Some((received, 1 + size + length))
 }
+
+/// The codes that the specification has for this kind of packet.
+fn check_reasons(received: &Received, version: Version) {
+    let known: &[u8] = match (version, received.kind()) {
+        (Version::V3, Kind::ConnAck) => &[0, 1, 2, 3, 4, 5],
+        (Version::V3, Kind::SubAck) => &[0, 1, 2, 0x80],
+        (V5, Kind::ConnAck) if received.reason == 1 => return,
+        (V5, Kind::ConnAck) => &[
+            0, 0x80, 0x81, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8A, 0x8C, 0x90, 0x95, 0x97,
+            0x99, 0x9A, 0x9B, 0x9C, 0x9D, 0x9F,
+        ],
+        (V5, Kind::PubAck | Kind::PubRec) => &[0, 0x10, 0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99],
+        (V5, Kind::PubRel | Kind::PubComp) => &[0, 0x92],
+        (V5, Kind::SubAck) => &[0, 1, 2, 0x80, 0x83, 0x87, 0x8F, 0x91, 0x97, 0x9E, 0xA1, 0xA2],
+        (V5, Kind::UnsubAck) => &[0, 0x11, 0x80, 0x83, 0x87, 0x8F, 0x91],
+        (V5, Kind::Disconnect) => &[
+            0, 0x80, 0x81, 0x82, 0x83, 0x87, 0x89, 0x8B, 0x8C, 0x8D, 0x8E, 0x8F, 0x90, 0x93, 0x94, 0x95,
+            0x96, 0x97, 0x98, 0x99, 0x9A, 0x9B, 0x9C, 0x9D, 0x9E, 0x9F, 0xA0, 0xA1, 0xA2,
+        ],
+        (V5, Kind::Auth) => &[0, 0x18],
+        _ => &[0],
+    };
+    let codes = std::iter::once(&received.reason).chain(&received.codes);
+    for code in codes {
+        assert!(known.contains(code), "{code:#04x} is no code of a {:?}", received.kind());
+    }
+}
+
+const OF_CONNACK: [u8; 17] = [17, 18, 19, 21, 22, 26, 28, 31, 33, 34, 36, 37, 38, 39, 40, 41, 42];
+const OF_PUBLISH: [u8; 8] = [1, 2, 3, 8, 9, 11, 35, 38];
+const OF_ANSWERS: [u8; 2] = [31, 38];
+/// Not the session expiry, which only clients send there (MQTT-3.14.2-2).
+const OF_DISCONNECT: [u8; 3] = [28, 31, 38];
+const OF_AUTH: [u8; 4] = [21, 22, 31, 38];
 
 fn parse(first: u8, body: &[u8], version: Version) -> Received {
     let mut received = Received {
@@ -244,6 +287,7 @@ fn parse(first: u8, body: &[u8], version: Version) -> Received {
         topic: String::new(),
         payload: vec![],
         properties: vec![],
+        size: 0,
     };
     let mut fields = Fields(body);
     let kind = match first >> 4 {
@@ -251,8 +295,9 @@ fn parse(first: u8, body: &[u8], version: Version) -> Received {
             let flags = fields.u8();
             assert_eq!(flags & !1, 0, "MQTT-3.2.2-1: reserved bits in the CONNACK's flags");
             (received.session_present, received.reason) = (flags == 1, fields.u8());
-            if version == V5 {
-                received.properties = fields.properties();
+            // Who asks for a version that the server does not know may be answered as by MQTT 3.1.1.
+            if version == V5 && !(received.reason == 1 && fields.0.is_empty()) {
+                received.properties = fields.properties(&OF_CONNACK);
             }
             Kind::ConnAck
         }
@@ -265,7 +310,7 @@ fn parse(first: u8, body: &[u8], version: Version) -> Received {
             assert!(received.qos() < 3, "MQTT-3.3.1-4");
             assert!(!(received.dup() && received.qos() == 0), "MQTT-3.3.1-2: DUP with QoS 0");
             if version == V5 {
-                received.properties = fields.properties();
+                received.properties = fields.properties(&OF_PUBLISH);
             }
             received.payload = std::mem::take(&mut fields.0).to_vec();
             Kind::Publish
@@ -275,7 +320,7 @@ fn parse(first: u8, body: &[u8], version: Version) -> Received {
             if version == V5 && !fields.0.is_empty() {
                 received.reason = fields.u8();
                 if !fields.0.is_empty() {
-                    received.properties = fields.properties();
+                    received.properties = fields.properties(&OF_ANSWERS);
                 }
             }
             [Kind::PubAck, Kind::PubRec, Kind::PubRel, Kind::PubComp][usize::from(kind) - 4]
@@ -283,7 +328,7 @@ fn parse(first: u8, body: &[u8], version: Version) -> Received {
         kind @ (9 | 11) => {
             received.id = fields.u16();
             if version == V5 {
-                received.properties = fields.properties();
+                received.properties = fields.properties(&OF_ANSWERS);
             }
             if kind == 9 || version == V5 {
                 received.codes = std::mem::take(&mut fields.0).to_vec();
@@ -295,7 +340,8 @@ fn parse(first: u8, body: &[u8], version: Version) -> Received {
             if !fields.0.is_empty() {
                 received.reason = fields.u8();
                 if !fields.0.is_empty() {
-                    received.properties = fields.properties();
+                    let allowed = if kind == 14 { &OF_DISCONNECT[..] } else { &OF_AUTH };
+                    received.properties = fields.properties(allowed);
                 }
             }
             if kind == 14 { Kind::Disconnect } else { Kind::Auth }
@@ -355,10 +401,19 @@ impl<'a> Fields<'a> {
         panic!("a variable byte integer of the server's has more than four bytes");
     }
 
-    fn properties(&mut self) -> Vec<Prop> {
+    /// `allowed`: the identifiers that this packet may hold, each once but user properties and subscription
+    /// identifiers.
+    fn properties(&mut self, allowed: &[u8]) -> Vec<Prop> {
         let count = self.varint() as usize;
         let mut inner = Fields(self.take(count));
-        std::iter::from_fn(|| (!inner.0.is_empty()).then(|| inner.property())).collect()
+        let (mut properties, mut seen) = (vec![], vec![]);
+        while let Some(&id) = inner.0.first() {
+            assert!(allowed.contains(&id), "property {id} is not one of this packet of the server's");
+            assert!([11, 38].contains(&id) || !seen.contains(&id), "property {id} came twice");
+            seen.push(id);
+            properties.push(inner.property());
+        }
+        properties
     }
 
     fn property(&mut self) -> Prop {
