@@ -70,6 +70,7 @@ pub(super) struct Counters {
     dropped_all_queues_full: Counter,
     pub(super) dropped_expired: Counter,
     pub(super) dropped_too_large: Counter,
+    pub(super) dropped_not_allowed: Counter,
     pub(super) dropped_session_ended: Counter,
 }
 
@@ -109,6 +110,7 @@ impl Counters {
             ("all_queues_full", &self.dropped_all_queues_full),
             ("expired", &self.dropped_expired),
             ("too_large", &self.dropped_too_large),
+            ("not_allowed", &self.dropped_not_allowed),
             ("session_ended", &self.dropped_session_ended),
         ];
         Figures {

@@ -20,10 +20,9 @@ use futures_util::task::AtomicWaker;
 
 pub(super) use self::outlet::Outlet;
 use self::queue::Queue;
-pub(super) use self::queue::{MAX_IN_FLIGHT, Parcel, Phase, Recorded, Taken};
+pub(super) use self::queue::{MAX_IN_FLIGHT, Parcel, Phase, Recorded, Taken, Terms};
 use super::message::Message;
 use super::subscriptions::Subscription;
-use crate::clock::Clock;
 use crate::config;
 use crate::message::{Qos, Stamp};
 
@@ -93,6 +92,12 @@ impl Line {
         }
     }
 
+    /// Whether the rules have changed since the last time, for who is busy with other things than calls.
+    pub(super) fn take_rules_changed(&self) -> bool {
+        self.calls.load(Ordering::Acquire) & RULES_CHANGED != 0
+            && self.calls.fetch_and(!RULES_CHANGED, Ordering::AcqRel) & RULES_CHANGED != 0
+    }
+
     fn call(&self, call: u8) {
         self.calls.fetch_or(call, Ordering::AcqRel);
         self.waker.wake();
@@ -109,11 +114,6 @@ pub(super) struct Depot {
 impl Depot {
     pub(super) fn new(bounds: config::Sessions) -> Arc<Self> {
         Arc::new(Self { bounds, bytes: AtomicU64::new(0) })
-    }
-
-    /// What waits in all mailboxes.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
     }
 
     fn changed(&self, before: usize, after: usize) {
@@ -391,15 +391,14 @@ impl Drop for Held<'_> {
 }
 
 impl Held<'_> {
-    /// Moves messages to `out` until that holds `out_bytes`, or `max_in_flight` are without an ack.
+    /// Moves messages to `out` until that holds so many bytes, or as many are without an ack as may be.
     pub(super) fn take(
         &mut self,
         outlet: &mut Outlet,
         out: (&mut BytesMut, usize),
-        max_in_flight: u16,
-        clock: &Clock,
+        terms: &Terms<'_>,
     ) -> Taken {
-        self.queue.take(outlet, out, max_in_flight, clock)
+        self.queue.take(outlet, out, terms)
     }
 
     /// Drops what waits and is not wanted any more. Returns the numbers of those of QoS 1 and 2.

@@ -7,6 +7,7 @@ mod entering;
 mod publishing;
 mod subscribing;
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::answering::Owing;
 use self::arrivals::Arrivals;
+use self::delivering::Giving;
 pub(super) use self::entering::Welcome;
 pub(super) use self::publishing::MAX_ALIASES;
 use self::publishing::{Aliases, Parked};
@@ -139,6 +141,10 @@ pub(super) struct Session {
     max_in_flight: u16,
     /// There may be something in the mailbox that can be written now.
     mail: bool,
+    /// Of what it has subscribed to, a rule denies some: each message must be asked for.
+    is_withheld_from: bool,
+    /// New subscriptions that are being given what is retained.
+    giving: Option<Box<VecDeque<Giving>>>,
     /// Messages come faster than they are written one by one.
     bursts: bool,
     /// How long the client may be silent: one and a half keep alive periods (MQTT-3.1.2-24, in 5.0 -22).
@@ -147,6 +153,8 @@ pub(super) struct Session {
     stopping: bool,
     /// What is published in the client's name when it is gone without a word.
     will: Option<Box<Will>>,
+    /// It has said that it goes, and did not ask for its will.
+    said_goodbye: bool,
     /// Whether it may say with its DISCONNECT that the session is to outlive it.
     may_outlive: bool,
 }
@@ -177,7 +185,13 @@ impl Session {
                 }
             }
             match self.event(connection, cancelled.as_mut(), deadline.as_mut()).await? {
-                Event::Connection(Progress::Read) => self.last_heard = Instant::now(),
+                Event::Connection(Progress::Read) => {
+                    self.last_heard = Instant::now();
+                    if self.line.take_rules_changed() {
+                        // They hold for what has come now.
+                        self.take_new_rules()?;
+                    }
+                }
                 Event::Connection(Progress::Written) | Event::Durable => {}
                 Event::Calls(calls) => self.heed(calls).await?,
                 Event::Room => self.unpark()?,
@@ -275,9 +289,7 @@ impl Session {
                 None => return End::TakenOver,
             }
         }
-        if disconnect.reason == Reason::Success {
-            self.will = None;
-        }
+        self.said_goodbye = disconnect.reason == Reason::Success;
         End::Disconnected
     }
 

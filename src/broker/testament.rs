@@ -7,14 +7,14 @@ use std::time::Duration;
 use super::Shared;
 use super::outbox::Mailbox;
 use super::publisher::{Outcome, Publisher};
-use super::will::{Departure, Fate, fate};
+use super::will::{self, Departure, Fate, fate};
 use super::wire::{Publish, Will};
 use crate::authorize::Principal;
 use crate::authorize::refusals::Refusal;
 use crate::message::{Qos, Stamp};
 
 /// When the buffer has no room for a will, it is tried again so soon.
-const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN_MS: u64 = 1_000;
 
 /// A will, and in whose name it is published.
 #[derive(Debug)]
@@ -66,8 +66,7 @@ impl Shared {
 
     fn arm(&self, session: u64, testament: Testament, wait: Duration, now: Stamp) {
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        let Will { topic, payload, .. } = &*testament.will;
-        let bytes = topic.len() + payload.len();
+        let bytes = will::cost(&testament.will);
         if let Err(testament) = self.wills.arm(session, testament, bytes, now.boot_ms.saturating_add(wait_ms))
         {
             self.execute(testament);
@@ -96,8 +95,13 @@ impl Shared {
             Outcome::Full(publish) if *qos == Qos::AtMostOnce => {
                 publisher.deliver_only(self, &route, publish, now);
             }
-            // A number of its own: its session may be gone.
-            Outcome::Full(_) => self.arm(u64::MAX - now.boot_ms, testament, AGAIN, now),
+            Outcome::Full(_) => {
+                let bytes = will::cost(&testament.will);
+                let detail = format!("a will to {topic}");
+                if self.wills.retry(testament, bytes, now.boot_ms + AGAIN_MS).is_err() {
+                    publisher.refuse(self, Refusal::NotReady, &detail);
+                }
+            }
             Outcome::Closed => tracing::debug!("a will was not published: the buffer has ended"),
         }
         publisher.wakes.pay();

@@ -14,6 +14,7 @@ mod devices;
 mod durability;
 mod dying_disk;
 mod identities;
+mod kept;
 mod plain;
 mod refused;
 mod reload;

@@ -26,6 +26,8 @@ pub(super) enum Unsendable {
     Expired,
     /// It is larger than the client takes (MQTT-3.1.2-24).
     TooLarge,
+    /// The client may not receive it.
+    Forbidden,
 }
 
 /// Writes for one client.

@@ -73,6 +73,15 @@ pub(super) struct Queue {
     pub(super) bytes: usize,
 }
 
+/// What holds for what a client is given.
+pub(in crate::broker) struct Terms<'a> {
+    /// Messages that may be without an ack.
+    pub(in crate::broker) max_in_flight: u16,
+    pub(in crate::broker) clock: &'a Clock,
+    /// Whether the client may be given messages of a topic.
+    pub(in crate::broker) may_receive: &'a dyn Fn(&str) -> bool,
+}
+
 /// What was moved to the output.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(in crate::broker) struct Taken {
@@ -84,6 +93,8 @@ pub(in crate::broker) struct Taken {
     pub(in crate::broker) expired: u64,
     /// Messages that are larger than the client takes.
     pub(in crate::broker) too_large: u64,
+    /// Messages that the client may not receive.
+    pub(in crate::broker) forbidden: u64,
     /// The numbers of those of QoS 1 and 2 that are done with, sent or not.
     pub(in crate::broker) done: Vec<u64>,
 }
@@ -170,13 +181,12 @@ impl Queue {
         gone
     }
 
-    /// Moves messages to the output until that holds `out_bytes`, or `max_in_flight` are without an ack.
+    /// Moves messages to the output until that holds `out_bytes`, or as many are without an ack as may be.
     pub(super) fn take(
         &mut self,
         outlet: &mut Outlet,
         (out, out_bytes): (&mut BytesMut, usize),
-        max_in_flight: u16,
-        clock: &Clock,
+        Terms { max_in_flight, clock, may_receive }: &Terms<'_>,
     ) -> Taken {
         let mut taken = Taken::default();
         while self.again > 0 {
@@ -188,7 +198,7 @@ impl Queue {
             let flying = &self.in_flight[index];
             let sent = match &flying.phase {
                 Phase::Released => outlet.release(packet_id(flying.number), out),
-                Phase::Sent(_) if index >= max_in_flight.into() => return taken,
+                Phase::Sent(_) if index >= usize::from(*max_in_flight) => return taken,
                 Phase::Sent(parcel) => outlet.repeat(parcel, packet_id(flying.number), clock, out),
             };
             if sent.is_ok() {
@@ -204,16 +214,20 @@ impl Queue {
                 return taken;
             }
             let number = *number;
-            if number > 0 && !self.may_send(number, max_in_flight) {
+            if number > 0 && !self.may_send(number, *max_in_flight) {
                 return taken;
             }
             let packet_id = if number > 0 { packet_id(number) } else { 0 };
-            let sent = outlet.send(parcel, packet_id, clock, out);
+            let sent = match may_receive(&parcel.message.topic) {
+                true => outlet.send(parcel, packet_id, clock, out),
+                false => Err(Unsendable::Forbidden),
+            };
             let Some(Waiting { parcel, .. }) = self.waiting.pop_front() else { break };
             match sent {
                 Ok(()) => taken.count += 1,
                 Err(Unsendable::Expired) => taken.expired += 1,
                 Err(Unsendable::TooLarge) => taken.too_large += 1,
+                Err(Unsendable::Forbidden) => taken.forbidden += 1,
             }
             if sent.is_ok() && number > 0 {
                 self.in_flight.push_back(InFlight { number, phase: Phase::Sent(parcel) });

@@ -8,6 +8,7 @@ use futures_util::task::{ArcWake, waker};
 use super::*;
 use crate::broker::subscriptions::Identifiers;
 use crate::broker::wire::{Connect, Properties, Version};
+use crate::clock::Clock;
 use crate::message::{BootId, ClockQuality};
 
 fn clock() -> Clock {
@@ -72,7 +73,12 @@ impl Bench {
     fn take(&mut self, out_bytes: usize) -> (Vec<u8>, Taken) {
         let mut out = BytesMut::new();
         let mut held = self.mailbox.held_by(&self.line).unwrap();
-        let taken = held.take(&mut self.outlet, (&mut out, out_bytes), self.max_in_flight, &clock());
+        let terms = Terms {
+            max_in_flight: self.max_in_flight,
+            clock: &clock(),
+            may_receive: &|topic| topic != "denied",
+        };
+        let taken = held.take(&mut self.outlet, (&mut out, out_bytes), &terms);
         (out.to_vec(), taken)
     }
 
@@ -85,7 +91,7 @@ impl Bench {
     }
 
     fn bytes(&self) -> u64 {
-        assert_eq!(self.mailbox.depot.bytes(), self.mailbox.queued().1);
+        assert_eq!(self.mailbox.depot.bytes.load(Ordering::Relaxed), self.mailbox.queued().1);
         self.mailbox.queued().1
     }
 }

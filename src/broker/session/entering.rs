@@ -56,6 +56,7 @@ impl Session {
         let mut session = Box::new(Self {
             key,
             version: connect.version,
+            is_withheld_from: broker.rules().authorizer.holds_back(&who),
             publisher: Publisher::new(broker, who, client_id, address, Arc::clone(&mailbox)),
             history,
             owed: Owing::default(),
@@ -71,11 +72,13 @@ impl Session {
             outlet: Outlet::new(connect),
             max_in_flight: connect.receive_maximum.min(MAX_IN_FLIGHT),
             mail: true,
+            giving: None,
             bursts: false,
             silence: keep_alive.mul_f32(1.5),
             last_heard: Instant::now(),
             stopping: false,
             will: connect.will.take(),
+            said_goodbye: false,
             may_outlive: connect.session_expiry > 0,
             broker: Arc::clone(broker),
         });
@@ -184,10 +187,10 @@ impl Session {
         submit_last(writer, changes);
         if let Some(will) = self.will.take() {
             let departure = match left {
-                Left::Ends => Departure::Ended,
+                _ if self.said_goodbye => Departure::Goodbye,
+                Left::Ends | Left::Replaced => Departure::Ended,
                 Left::Stays(expiry) => Departure::Away(Duration::from_secs(expiry.into())),
                 Left::Resumed => Departure::Resumed,
-                Left::Replaced => Departure::Ended,
             };
             self.broker.settle(will, departure, &mut self.publisher, now);
         }

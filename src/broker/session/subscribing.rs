@@ -2,11 +2,11 @@
 
 use bytes::BytesMut;
 
+use super::delivering::Giving;
 use super::{End, Session};
 use crate::authorize::refusals::Refusal;
 use crate::broker::kept;
-use crate::broker::outbox::{Parcel, Put};
-use crate::broker::subscriptions::{Filter, Identifiers, InvalidSubscription, Subscription, Subscriptions};
+use crate::broker::subscriptions::{Filter, InvalidSubscription, Subscription, Subscriptions};
 use crate::broker::wire::{Answer, Reason, RetainHandling, Subscribe, Unsubscribe};
 use crate::message::Qos;
 
@@ -24,6 +24,10 @@ impl Session {
                     reason
                 }
             });
+        }
+        if self.mailbox.is_kept() {
+            // What is retained, but for large amounts, is on disk for it by the time of the SUBACK.
+            self.give_retained();
         }
         self.keep_session()?;
         // One code for each filter, in their order (MQTT-3.8.4-5, in 5.0 -6).
@@ -64,31 +68,10 @@ impl Session {
             RetainHandling::Never => false,
         };
         if wants_retained && filter.share.is_none() {
-            self.give_retained(&filter, qos, identifier);
+            self.giving.get_or_insert_default().push_back(Giving { filter, qos, identifier, after: None });
+            self.mail = true;
         }
         Ok(Ok(qos))
-    }
-
-    /// The retained messages that match a new subscription.
-    fn give_retained(&mut self, filter: &Filter, qos: Qos, identifier: Option<u32>) {
-        for message in self.broker.retained.matching(&filter.topics, &self.broker.clock) {
-            let qos = qos.min(message.qos);
-            let parcel = Parcel { message, qos, retain: true, identifiers: Identifiers::of(identifier) };
-            if !self.mailbox.is_kept() || qos == Qos::AtMostOnce {
-                if let Put::Dropped(full) = self.mailbox.put(parcel) {
-                    self.broker.counters.dropped(full);
-                }
-                continue;
-            }
-            match self.mailbox.reserve(&parcel) {
-                Ok(number) => {
-                    self.backlog.push(kept::put_queued(self.mailbox.number, number, &parcel));
-                    self.mailbox.put_reserved(number, parcel);
-                }
-                Err(full) => self.broker.counters.dropped(full),
-            }
-        }
-        self.mail = true;
     }
 
     pub(super) fn unsubscribe(&mut self, unsubscribe: &Unsubscribe, out: &mut BytesMut) -> Result<(), End> {
@@ -126,6 +109,7 @@ impl Session {
     /// The session's identity and what it has subscribed to are checked by the rules as they are now.
     pub(super) fn take_new_rules(&mut self) -> Result<(), End> {
         self.publisher.take_rules(self.broker.rules());
+        self.is_withheld_from = self.publisher.rules.authorizer.holds_back(&self.publisher.who);
         self.check_identity()?;
         let forbidden = self.drop_forbidden()?;
         let Some(first) = forbidden.first() else { return Ok(()) };

@@ -80,3 +80,34 @@ async fn what_exceeds_the_bound_is_delivered_and_not_retained() {
     assert_eq!(figures.retained, 1);
     assert_eq!(figures.refusals.values().sum::<u64>(), 1, "{:?}", figures.refusals);
 }
+
+#[tokio::test]
+async fn more_than_a_queue_holds_is_given_piece_by_piece() {
+    let sessions = config::Sessions { max_queued_bytes: 200_000, ..config::Sessions::default() };
+    let gateway = Gateway::start_as(Setup { sessions, ..Setup::default() });
+    let mut plug = gateway.connect("plug", "c").await;
+    let payload = "x".repeat(10_000);
+    for n in 1..=100 {
+        plug.send(&retained(publish1(&format!("plug/{n:03}"), n, &payload))).await;
+        plug.expect(&puback(n)).await;
+    }
+    for (id, kept, qos) in [("a", false, 0), ("b", false, 1), ("c", true, 1)] {
+        let mut panel = match kept {
+            true => gateway.connect_kept("panel", id, false).await,
+            false => gateway.connect("panel", id).await,
+        };
+        panel.subscribe("plug/#", qos).await;
+        for n in 1..=100 {
+            let topic = format!("plug/{n:03}");
+            match qos {
+                0 => panel.expect(&retained(publish0(&topic, &payload))).await,
+                _ => panel.expect(&retained(publish1(&topic, n, &payload))).await,
+            }
+            if qos == 1 {
+                panel.send(&puback(n)).await;
+            }
+        }
+        panel.ping().await;
+    }
+    assert_eq!(gateway.broker.figures().dropped["queue_full"], 0);
+}

@@ -108,3 +108,23 @@ async fn new_streams_hold_for_topics_that_were_published_to_before() {
     plug.expect(&puback(2)).await;
     assert_eq!(gateway.broker.figures().readings, 1);
 }
+
+#[tokio::test]
+async fn what_a_rule_denies_within_a_subscription_is_held_back() {
+    let gateway = Gateway::start();
+    let deny = AclRule {
+        effect: config::Effect::Deny,
+        ..AclRule::allow(
+            DeviceMatch::Named(device("plug")),
+            Vec::new(),
+            vec![TopicTemplate::parse("plug/secret").unwrap()],
+        )
+    };
+    let access = Access { rules: vec![deny], ..Access::default() };
+    gateway.broker.reload(Authorizer::new(&access, &gateway.streams), &gateway.streams);
+    let mut plug = gateway.connect("plug", "c").await;
+    plug.subscribe("plug/#", 0).await;
+    plug.send(&[publish0("plug/secret", "!"), publish0("plug/open", "!")].concat()).await;
+    plug.expect(&publish0("plug/open", "!")).await;
+    assert_eq!(gateway.broker.figures().dropped["not_allowed"], 1);
+}
