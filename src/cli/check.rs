@@ -96,6 +96,12 @@ fn print_summary(origin: &str, config: &Config) {
         let identities: Vec<_> = identities.iter().map(|kind| kind.as_str()).collect();
         println!("a device shows who it is by: {}", identities.join(", "));
     }
+    if let Some(websocket) = &config.websocket {
+        println!("listens on {} (WebSocket over TLS, at {})", websocket.address, websocket.path);
+    }
+    if let Some(plain) = &config.plain {
+        println!("listens on {} (without TLS)", plain.address);
+    }
     for stream in &config.streams {
         let format = match stream.format {
             PayloadFormat::Json => "JSON",

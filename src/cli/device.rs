@@ -139,7 +139,10 @@ fn host_name(text: &str) -> Result<String, String> {
 /// As `list` and openssl print it, which puts colons between the bytes.
 fn serial_number(text: &str) -> Result<String, &'static str> {
     let digits = text.replace(':', "").to_ascii_lowercase();
-    match !digits.is_empty() && digits.len() % 2 == 0 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+    match !digits.is_empty()
+        && digits.len().is_multiple_of(2)
+        && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+    {
         true => Ok(digits),
         false => Err("a serial number is written in hexadecimal digits, two a byte"),
     }
@@ -167,7 +170,7 @@ pub(super) fn run(command: &DeviceCommand, place: &Place, out: &mut dyn Write) -
         DeviceCommand::Renew(new) => hand_over(new, Issue::Further, place, out),
         DeviceCommand::Rotate { new, grace } => {
             hand_over(new, Issue::Further, place, out)?;
-            revocation::retire_older(&new.name, *grace, place, out)
+            revocation::retire_older(&new.name, *grace, place)
         }
         DeviceCommand::Revoke { name, serial } => revocation::revoke(name, serial.as_deref(), place, out),
         DeviceCommand::Disable { name } => revocation::set_disabled(name, true, place, out),

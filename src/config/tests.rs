@@ -32,6 +32,8 @@ fn every_commented_value_of_the_example_is_understood() {
         let is_setting = setting.starts_with("[[")
             || setting.starts_with("[anonymous]")
             || setting.starts_with("[access]")
+            || setting.starts_with("[websocket]")
+            || setting.starts_with("[plain]")
             || setting
                 .split_once(" = ")
                 .is_some_and(|(key, _)| key.chars().all(|c| c.is_lowercase() || c == '_' || c.is_numeric()));
@@ -62,6 +64,11 @@ fn every_commented_value_of_the_example_is_understood() {
         (3, 1, 1)
     );
     assert_eq!(config.streams[0], Stream::default());
+    let websocket = config.websocket.expect("there is a table");
+    assert_eq!((websocket.path.as_str(), websocket.client_auth), ("/mqtt", ClientAuth::Optional));
+    assert!(config.plain.is_some_and(|plain| plain.address.ip().is_loopback()));
+    assert_eq!(config.limits, Limits::default());
+    assert_eq!(config.pki.crl.len(), 1);
 }
 
 #[test]
@@ -291,4 +298,35 @@ fn access_that_cannot_be_meant_is_a_problem() {
     let secret = "algorithm = \"HS256\"\nsecret = \"0123456789abcdef0123456789abcdef\"\n";
     let config = good(&format!("{jwt}{secret}"));
     assert!(!format!("{config:?}").contains("0123456789abcdef"));
+}
+
+#[test]
+fn a_listener_without_tls_stays_on_loopback_unless_the_network_is_allowed_in_so_many_words() {
+    let plain = |rest: &str| format!("[plain]\nidentities = [\"password\"]\n{rest}");
+    for address in ["127.0.0.1:1883", "[::1]:1883"] {
+        let config = good(&plain(&format!("address = \"{address}\"")));
+        assert_eq!(config.plain.expect("there is one").address.to_string(), address);
+    }
+    for address in ["0.0.0.0:1883", "192.0.2.7:1883", "[::]:1883"] {
+        let text = plain(&format!("address = \"{address}\""));
+        let found = problems(&text);
+        assert!(found.len() == 1 && found[0].contains("allow_network = true"), "{found:?}");
+        good(&format!("{text}\nallow_network = true"));
+    }
+    assert!(good("").plain.is_none() && good("").websocket.is_none());
+}
+
+#[test]
+fn what_the_other_listeners_lack_is_said() {
+    for (text, expected) in [
+        ("[websocket]\npath = \"/mqtt\"", "websocket.address: is missing"),
+        ("[websocket]\naddress = \"0.0.0.0:8883\"", "listener.address is the same"),
+        ("[websocket]\naddress = \"0.0.0.0:8884\"\npath = \"mqtt\"", "a path begins with"),
+        ("[plain]\naddress = \"1883\"", "an address is written as"),
+        ("[limits]\nconnects_per_second = 0", "limits.connects_per_second"),
+        ("[limits]\nmax_reconnect_delay = \"2m\"", "limits.max_reconnect_delay"),
+    ] {
+        let found = problems(text);
+        assert!(found.iter().any(|problem| problem.contains(expected)), "{expected}: {found:#?}");
+    }
 }

@@ -110,8 +110,8 @@ fn the_list_of_an_external_ca_reaches_live_connections_and_its_end_alarms() {
     let list = home.path("list.pem");
     home.configure(&format!("{}crl = [{list:?}]\n", authority.settings()));
     let (pump, fan) = (
-        authority.device("pump", time::Duration::days(100)),
-        authority.device("fan", time::Duration::days(1)),
+        authority.device("pump", time::Duration::days(1)),
+        authority.device("fan", time::Duration::hours(12)),
     );
     std::fs::write(&list, authority.list(&[], time::Duration::days(7))).unwrap();
     let gateway = home.start();

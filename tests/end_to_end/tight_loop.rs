@@ -47,7 +47,9 @@ fn an_address_that_connects_too_fast_is_counted_and_those_who_are_there_are_serv
 fn a_fleet_behind_one_address_comes_back_after_a_restart_and_nobody_is_refused() {
     let home = Home::new("");
     let authority = Authority::create(&home.path("authority"), "greenhouse CA");
-    home.configure(&authority.settings());
+    // The defaults for a fleet ten times as large, in proportion.
+    let limits = "[limits]\nconnect_burst = 200\nhandshakes_per_second = 50\nhandshake_burst = 50\n";
+    home.configure(&(authority.settings() + limits));
     let gateway = home.start();
     let configs: Vec<_> =
         (0..FLEET).map(|n| authority.device(&format!("d{n}"), time::Duration::days(1)).tls()).collect();
@@ -60,18 +62,15 @@ fn a_fleet_behind_one_address_comes_back_after_a_restart_and_nobody_is_refused()
             .map(|(n, config)| {
                 let config = Arc::clone(config);
                 std::thread::spawn(move || {
-                    let mut device = Device::try_connect(address, Some(&config), &format!("d{n}"))?;
-                    device.try_publish(&format!("d{n}/readings"), &format!("{{\"round\":{round}}}"))?;
-                    Ok::<_, rumqttc::ConnectionError>(device)
+                    let mut device = Device::try_connect(address, Some(&config), &format!("d{n}")).unwrap();
+                    device.publish(&format!("d{n}/readings"), &format!("{{\"round\":{round}}}"));
+                    device
                 })
             })
             .collect();
+        // All of them are there at once, and then leave at once.
         let devices: Vec<_> = comers.into_iter().map(|comer| comer.join().unwrap()).collect();
-        assert!(
-            devices.iter().all(Result::is_ok),
-            "{:?}",
-            devices.iter().find_map(|device| device.as_ref().err())
-        );
+        assert_eq!(devices.len(), FLEET);
     }
     gateway.wait_for_status("all readings", |status| {
         let refused: u64 =

@@ -54,20 +54,15 @@ pub(super) fn revoke(
 }
 
 /// Revokes all certificates of a device but the last, after some time.
-pub(super) fn retire_older(
-    name: &DeviceId,
-    grace: Duration,
-    place: &Place,
-    out: &mut dyn Write,
-) -> anyhow::Result<()> {
+pub(super) fn retire_older(name: &DeviceId, grace: Duration, place: &Place) -> anyhow::Result<()> {
     let device = place.pki.device(name)?;
     let older: Vec<_> = device.older.iter().filter(|info| info.not_after > place.now).map(of_ours).collect();
     let at = place.now + grace;
     record(name, &older, at, place)?;
     let when = if grace.is_zero() { "from now on".to_owned() } else { format!("from {} on", shown(at)) };
-    // The certificate may have gone to a pipe together with these words: they are no PEM, and readers pass over them.
+    // The certificate may have gone into a file with a form of its own: these words must not.
     for (id, _) in &older {
-        writeln!(out, "revoked {when}: {id}")?;
+        eprintln!("revoked {when}: {id}");
     }
     Ok(())
 }

@@ -55,7 +55,8 @@ pub struct Listener {
     pub connect_timeout: Duration,
     /// Connections at once.
     pub max_connections: usize,
-    /// Connections at once from one address (of IPv6: a /64), behind which many devices may be.
+    /// Connections at once from one address (of IPv6: a /64), behind which many devices may be: after a cut of the
+    /// network they come back while their old connections are not known to be dead.
     pub max_connections_per_address: usize,
     /// Connections at once with the certificate of one device. Anonymous ones are bounded by their address alone.
     pub max_connections_per_device: usize,
@@ -80,7 +81,7 @@ impl Default for Listener {
             handshake_timeout: Duration::from_secs(15),
             connect_timeout: Duration::from_secs(10),
             max_connections: 10_000,
-            max_connections_per_address: 1_000,
+            max_connections_per_address: 2_500,
             max_connections_per_device: 16,
             max_handshakes: 64,
             max_packet_bytes: 256 * 1024,
