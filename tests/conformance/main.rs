@@ -71,6 +71,7 @@ mod expiry;
 mod flow_control;
 mod framing;
 mod keep_alive;
+mod page;
 mod properties;
 mod publish;
 mod qos1;
