@@ -144,7 +144,7 @@ pub(super) struct Session {
     /// Of what it has subscribed to, a rule denies some: each message must be asked for.
     is_withheld_from: bool,
     /// New subscriptions that are being given what is retained.
-    giving: Option<Box<VecDeque<Giving>>>,
+    giving: VecDeque<Giving>,
     /// Messages come faster than they are written one by one.
     bursts: bool,
     /// How long the client may be silent: one and a half keep alive periods (MQTT-3.1.2-24, in 5.0 -22).

@@ -318,8 +318,7 @@ fn an_older_connection_holds_nothing_once_a_newer_one_has_come() {
 
 #[test]
 fn what_is_over_or_too_large_for_the_client_is_done_with_unsent() {
-    let mut bench = Bench::default();
-    bench.outlet = outlet(Version::V5, Some(20), 0);
+    let mut bench = Bench { outlet: outlet(Version::V5, Some(20), 0), ..Bench::default() };
     bench.mailbox.put(parcel(&"x".repeat(20), Qos::AtLeastOnce));
     let properties = Properties { message_expiry: Some(0), ..Properties::default() };
     let old = Message::new(
@@ -340,8 +339,7 @@ fn what_is_over_or_too_large_for_the_client_is_done_with_unsent() {
 
 #[test]
 fn a_topic_is_written_once_for_a_client_that_takes_aliases() {
-    let mut bench = Bench::default();
-    bench.outlet = outlet(Version::V5, None, 1);
+    let mut bench = Bench { outlet: outlet(Version::V5, None, 1), ..Bench::default() };
     for _ in 0..2 {
         bench.mailbox.put(parcel("!", Qos::AtMostOnce));
     }

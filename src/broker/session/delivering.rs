@@ -1,5 +1,6 @@
 //! Messages from the mailbox to the client.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -56,7 +57,7 @@ impl Session {
         for number in done {
             self.keep(|session| kept::remove_queued(session, number));
         }
-        if !more && self.giving.is_some() {
+        if !more && !self.giving.is_empty() {
             self.give_retained();
         }
         self.submit_backlog()
@@ -69,21 +70,18 @@ impl Session {
             // The client's next ack will bring it here again.
             return;
         }
-        let Some(giving) = &mut self.giving else { return };
-        let Some(mut first) = giving.pop_front() else {
-            self.giving = None;
+        let Some(mut first) = self.giving.pop_front() else {
+            self.giving = VecDeque::new();
             return;
         };
         let (retained, clock) = (&self.broker.retained, &self.broker.clock);
         let topics = &first.filter.topics;
         let Piece { messages, is_last } =
             retained.matching(topics, first.after.as_deref(), RETAINED_BYTES, clock);
-        if !is_last {
-            first.after = messages.last().cloned();
-        }
         let (qos, identifier) = (first.qos, first.identifier);
         if !is_last {
-            giving.push_front(first);
+            first.after = messages.last().cloned();
+            self.giving.push_front(first);
         }
         for message in messages {
             let qos = qos.min(message.qos);

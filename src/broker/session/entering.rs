@@ -1,5 +1,6 @@
 //! How a connection comes to its session, and how it leaves it.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,7 +73,7 @@ impl Session {
             outlet: Outlet::new(connect),
             max_in_flight: connect.receive_maximum.min(MAX_IN_FLIGHT),
             mail: true,
-            giving: None,
+            giving: VecDeque::new(),
             bursts: false,
             silence: keep_alive.mul_f32(1.5),
             last_heard: Instant::now(),

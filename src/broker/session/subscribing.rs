@@ -68,7 +68,7 @@ impl Session {
             RetainHandling::Never => false,
         };
         if wants_retained && filter.share.is_none() {
-            self.giving.get_or_insert_default().push_back(Giving { filter, qos, identifier, after: None });
+            self.giving.push_back(Giving { filter, qos, identifier, after: None });
             self.mail = true;
         }
         Ok(Ok(qos))

@@ -214,7 +214,7 @@ async fn a_packet_beyond_the_bound_ends_the_connection_before_it_has_come() {
 async fn an_idle_session_is_small() {
     let gateway = Gateway::start();
     let (_near, far) = tokio::io::duplex(1);
-    let peer = peer(&certified("plug"));
+    let peer = peer(certified("plug"));
     let served = gateway.broker.serve(far, peer, tokio_util::sync::CancellationToken::new());
     let bytes = size_of_val(&served);
     assert!(bytes <= 1_536, "{bytes} bytes");

@@ -38,11 +38,11 @@ fn device(name: &str) -> DeviceId {
 }
 
 /// The other end of a connection of this device.
-fn peer(who: &Identity) -> Peer {
+fn peer(who: Identity) -> Peer {
     let certificate = CertificateId { issuer: "CN=test".to_owned(), serial: "01".to_owned() };
     let is_certified = who.kind == IdentityKind::Certificate;
     Peer {
-        certificate: is_certified.then(|| (who.device.clone(), certificate)),
+        certificate: is_certified.then_some((who.device, certificate)),
         address: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
         door: Door::Tls,
     }
@@ -176,7 +176,7 @@ impl Gateway {
     /// A connection that holds so many bytes in either direction.
     fn open_with(&self, identity: Identity, bytes: usize) -> Client {
         let (near, far) = tokio::io::duplex(bytes);
-        let peer = peer(&identity);
+        let peer = peer(identity);
         let sessions = self.tasks.spawner(Stage::Sessions);
         sessions.passing(self.broker.serve(far, peer, sessions.cancelled().clone()));
         Client { stream: near }
