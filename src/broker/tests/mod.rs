@@ -6,6 +6,7 @@ mod hostile;
 mod kept_sessions;
 mod overlapping;
 mod qos_2;
+mod retained_time;
 mod retaining;
 mod rules;
 mod shared;
