@@ -113,6 +113,8 @@ refusals! {
     PublishNotAllowed = "publish_not_allowed",
     /// A retained message beyond the bounds of what is retained: it is delivered and not kept.
     RetainedFull = "retained_full",
+    /// A will for which there was no room, neither on disk nor in memory.
+    WillLost = "will_lost",
     /// A payload that no sink can use: it is kept as a dead letter.
     PayloadUnfit = "payload_unfit",
     /// A subscription to a filter that the device may not subscribe to.

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `Session` | session (8) | who, client id, expiry, since when it is left, subscriptions |
 //! | `Queued` | session (8) number (8) | a message of QoS 1 or 2 that the session is still to be given, or that it was released |
+//! | `Will` | session (8) | the will of its client, as long as it may have to be published |
 //! | `Received` | session (8) packet identifier (2) | a QoS 2 publish that was taken and not yet released |
 //!
 //! A message waits under the number that its packet identifier follows from: it is sent again with the same one,
@@ -18,12 +19,18 @@ use super::outbox::{Depot, Mailbox, Parcel, Phase};
 use super::record::{Decoder, Encoder};
 use super::registry::{Ended, SessionKey};
 use super::subscriptions::{Filter, Identifiers, Options, Subscription};
+use super::will;
+use super::wire::Will;
 use crate::authorize::{Identity, IdentityKind};
 use crate::buffer::{Buffer, Change, Closed, RecordKey, Table};
 use crate::message::{DeviceId, Stamp};
 
 fn session_key(session: u64) -> RecordKey {
     RecordKey::new(Table::Session, &session.to_be_bytes())
+}
+
+fn will_key(session: u64) -> RecordKey {
+    RecordKey::new(Table::Will, &session.to_be_bytes())
 }
 
 fn queued_key(session: u64, number: u64) -> RecordKey {
@@ -52,6 +59,18 @@ pub(super) fn put_session(
         record.option(*identifier, Encoder::u32);
     }
     Change::Put(session_key(session), record.finish())
+}
+
+/// The will of a session's client.
+pub(super) fn put_will(session: u64, will: &Will) -> Change {
+    let mut record = Encoder::new();
+    will::encode(&mut record, will);
+    Change::Put(will_key(session), record.finish())
+}
+
+/// The will is void, or published.
+pub(super) fn remove_will(session: u64) -> Change {
+    Change::Remove(will_key(session))
 }
 
 /// A message that a session is to be given.
@@ -92,7 +111,8 @@ pub(super) fn remove_all(ended: &Ended) -> Vec<Change> {
     let session = ended.mailbox.number;
     let queued = ended.remains.numbers.iter().map(|number| remove_queued(session, *number));
     let received = ended.received.iter().map(|packet_id| remove_received(session, *packet_id));
-    std::iter::once(Change::Remove(session_key(session))).chain(queued).chain(received).collect()
+    let itself = [Change::Remove(session_key(session)), remove_will(session)];
+    itself.into_iter().chain(queued).chain(received).collect()
 }
 
 fn kind_code(kind: IdentityKind) -> u8 {
@@ -126,6 +146,7 @@ pub(super) struct Restored {
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) history: SharedHistory,
     pub(super) subscriptions: Vec<Subscription>,
+    pub(super) will: Option<Box<Will>>,
 }
 
 /// Reads what is on disk. What was `left` never is left `now`: the process was killed with its connections.
@@ -138,6 +159,13 @@ pub(super) async fn load(buffer: &Buffer, depot: &Arc<Depot>, now: Stamp) -> Res
         match number.and_then(|number| decode_session(number, &value, depot, now)) {
             Some(session) => drop(sessions.insert(session.mailbox.number, session)),
             None => loaded.useless.push(Change::Remove(RecordKey::new(Table::Session, &key))),
+        }
+    }
+    for (key, value) in buffer.records(Table::Will).await? {
+        let session = take_number(&mut &key[..]).and_then(|session| sessions.get_mut(&session));
+        match session.zip(decode_will(&value)) {
+            Some((session, will)) => session.will = Some(Box::new(will)),
+            None => loaded.useless.push(Change::Remove(RecordKey::new(Table::Will, &key))),
         }
     }
     for (key, value) in buffer.records(Table::Queued).await? {
@@ -197,7 +225,13 @@ fn decode_session(number: u64, value: &[u8], depot: &Arc<Depot>, now: Stamp) -> 
     }
     let mailbox = Arc::new(Mailbox::new(number, depot, expiry));
     mailbox.restore(subscriptions.clone(), left);
-    Some(Restored { key, mailbox, history: SharedHistory::default(), subscriptions })
+    Some(Restored { key, mailbox, history: SharedHistory::default(), subscriptions, will: None })
+}
+
+fn decode_will(value: &[u8]) -> Option<Will> {
+    let mut record = Decoder::new(value)?;
+    let will = will::decode(&mut record)?;
+    record.end().map(|()| will)
 }
 
 fn decode_queued(value: &[u8]) -> Option<Phase> {

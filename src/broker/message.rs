@@ -110,7 +110,7 @@ pub(super) fn properties_cost(properties: &Properties) -> usize {
         + user.sum::<usize>()
 }
 
-fn encode_properties<'a>(record: &'a mut Encoder, properties: &Properties) -> &'a mut Encoder {
+pub(super) fn encode_properties<'a>(record: &'a mut Encoder, properties: &Properties) -> &'a mut Encoder {
     record
         .option(properties.payload_format, |to, format| to.u8(format))
         .option(properties.message_expiry, |to, seconds| to.u32(seconds))
@@ -124,7 +124,7 @@ fn encode_properties<'a>(record: &'a mut Encoder, properties: &Properties) -> &'
     record
 }
 
-fn decode_properties(record: &mut Decoder<'_>) -> Option<Box<Properties>> {
+pub(super) fn decode_properties(record: &mut Decoder<'_>) -> Option<Box<Properties>> {
     Some(Box::new(Properties {
         payload_format: record.option(Decoder::u8)?,
         message_expiry: record.option(Decoder::u32)?,

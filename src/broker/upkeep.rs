@@ -51,6 +51,10 @@ impl Shared {
                 self.subscriptions.add(subscription, &session.mailbox);
             }
         }
+        let wills: Vec<_> = sessions
+            .iter()
+            .filter_map(|session| self.inherited(session.will.clone()?, &session.key, &session.mailbox))
+            .collect();
         self.registry.restore(sessions, last_number);
         let retained = self.retained.load(self.buffer.records(Table::Retained).await?, &self.clock);
         if retained.unreadable > 0 {
@@ -58,6 +62,10 @@ impl Shared {
         }
         useless.extend(retained.changes);
         submit(&mut self.buffer.writer(), useless).await?;
+        // Behind the retained messages, as a will may be one.
+        wills
+            .into_iter()
+            .for_each(|(testament, wait)| self.wait_or_execute(testament, wait, self.clock.stamp()));
         // It is set here alone.
         self.ready.set(()).ok();
         Ok(())

@@ -32,6 +32,8 @@ pub enum Table {
     Received = b'r',
     /// Retained messages.
     Retained = b't',
+    /// Wills of the clients of such sessions.
+    Will = b'w',
 }
 
 /// The name of a record: a table, and at most 32 bytes.

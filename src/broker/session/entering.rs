@@ -16,7 +16,7 @@ use crate::authorize::refusals::Refusal;
 use crate::broker::outbox::{Left, MAX_IN_FLIGHT, Outlet};
 use crate::broker::publisher::Publisher;
 use crate::broker::registry::{Entered, SessionKey, Wanted};
-use crate::broker::will::Departure;
+use crate::broker::will::{Departure, Fate, fate};
 use crate::broker::wire::{Answer, ConnAck, Connect, Reason, Version, Will};
 use crate::broker::{Moment, Shared, kept};
 use crate::buffer::{Change, Mark, SubmitError, Wait, Writer};
@@ -90,7 +90,7 @@ impl Session {
             drop(broker.wills.take(session.mailbox.number));
             session.review_subscriptions()?;
         }
-        let behind = session.keep_entered()?;
+        let behind = session.keep_entered(present)?;
         let is_v5 = connect.version == Version::V5;
         let kept_alive = u16::try_from(keep_alive.as_secs()).unwrap_or(u16::MAX);
         let answer = ConnAck {
@@ -144,7 +144,7 @@ impl Session {
 
     /// Puts it on disk that the session is there. Whoever is told so finds it after a restart; and all that
     /// earlier connections have changed of it is on disk by then, too.
-    fn keep_entered(&mut self) -> Result<Mark, End> {
+    fn keep_entered(&mut self, present: bool) -> Result<Mark, End> {
         let mut changes = std::mem::take(&mut self.backlog);
         // As long as it is held, no other connection can say otherwise.
         let held = self.mailbox.held_by(&self.line).ok_or(End::TakenOver)?;
@@ -152,6 +152,11 @@ impl Session {
         if self.mailbox.is_kept() {
             let number = self.mailbox.number;
             changes.push(kept::put_session(number, &self.key, held.expiry, None, &held.subscriptions));
+            match &self.will {
+                Some(will) => changes.push(kept::put_will(number, will)),
+                None if present => changes.push(kept::remove_will(number)),
+                None => {}
+            }
             wait = Wait::ForAck;
         }
         if changes.is_empty() {
@@ -178,6 +183,15 @@ impl Session {
         {
             let number = self.mailbox.number;
             changes.push(kept::put_session(number, &self.key, held.expiry, Some(&now), &held.subscriptions));
+            let departure = match self.said_goodbye {
+                true => Departure::Goodbye,
+                false => Departure::Away(Duration::from_secs(held.expiry.into())),
+            };
+            if let Some(will) = &self.will
+                && !matches!(fate(will.delay, departure), Fate::Wait(_))
+            {
+                changes.push(kept::remove_will(number));
+            }
             // As long as it is held: a newer connection's word on it comes later.
             submit_last(writer, std::mem::take(&mut changes));
         }

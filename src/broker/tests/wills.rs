@@ -132,3 +132,66 @@ async fn a_will_is_not_later_than_the_end_of_its_session() {
     }
     panel.ping().await;
 }
+
+/// Of a client whose session is kept for a minute: a will with RETAIN and a delay in seconds.
+async fn connect_kept_with_will(gateway: &Gateway, delay: u32) -> Client {
+    let head = b"\0\x04MQTT\x05\x24\0\x3c\x05\x11\0\0\0\x3c";
+    let will = [with_length(&[&[0x18][..], &delay.to_be_bytes()].concat()), text("plug/LWT"), text("gone")];
+    let mut plug = gateway.open(certified("plug"));
+    plug.send(&packet(0x10, &[&head[..], &text("c"), &will.concat()].concat())).await;
+    assert_eq!(plug.receive().await.0, 0x20);
+    plug
+}
+
+/// The will comes, to a subscriber that is there or as what is retained.
+async fn expect_will(gateway: &Gateway) {
+    let mut panel = gateway.connect("panel", "c").await;
+    panel.subscribe("plug/LWT", 0).await;
+    let (first, body) = panel.receive().await;
+    assert_eq!((first & 0xfe, &body[2..]), (0x30, &b"plug/LWTgone"[..]));
+}
+
+#[tokio::test]
+async fn a_will_that_waits_outlives_a_power_cut_and_is_published_once() {
+    let gateway = Gateway::start();
+    connect_kept_with_will(&gateway, 2).await.vanish(&gateway).await;
+    assert_eq!(gateway.broker.figures().wills_waiting, 1);
+    let gateway = gateway.restart().await.power_cut();
+    expect_will(&gateway).await;
+    eventually("for the count", || gateway.broker.figures().wills_published == 1).await;
+    let gateway = gateway.restart().await;
+    gateway.connect("panel", "c").await.ping().await;
+    let figures = gateway.broker.figures();
+    assert_eq!((figures.wills_waiting, figures.wills_published, figures.sessions_kept), (0, 0, 1));
+}
+
+#[tokio::test]
+async fn who_was_connected_when_the_power_was_cut_has_vanished() {
+    let gateway = Gateway::start();
+    for delay in [0, 1] {
+        let plug = connect_kept_with_will(&gateway, delay).await;
+        expect_will(&gateway.power_cut()).await;
+        drop(plug);
+    }
+}
+
+#[tokio::test]
+async fn a_will_that_is_void_or_published_does_not_come_after_a_restart() {
+    let gateway = Gateway::start();
+    connect_kept_with_will(&gateway, 600).await.leave().await;
+    let gateway = gateway.restart().await;
+    gateway.connect("panel", "c").await.ping().await;
+    assert_eq!(gateway.broker.figures().wills_waiting, 0, "it has said goodbye");
+
+    connect_kept_with_will(&gateway, 600).await.vanish(&gateway).await;
+    gateway.connect_kept("plug", "c", true).await.leave().await;
+    let gateway = gateway.restart().await;
+    gateway.connect("panel", "c").await.ping().await;
+    assert_eq!(gateway.broker.figures().wills_waiting, 0, "it has come back without one");
+
+    connect_kept_with_will(&gateway, 0).await.vanish(&gateway).await;
+    eventually("for the will", || gateway.broker.figures().wills_published == 1).await;
+    let gateway = gateway.restart().await;
+    gateway.connect("panel", "c").await.ping().await;
+    assert_eq!(gateway.broker.figures().wills_published, 0, "it was published");
+}

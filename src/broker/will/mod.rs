@@ -10,8 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use super::message::properties_cost;
+use super::message::{decode_properties, encode_properties, properties_cost};
+use super::record::{Decoder, Encoder};
 use super::wire::Will;
+use crate::message::Topic;
 
 /// Bytes of all wills that wait. One more is published without its delay.
 const MAX_BYTES: usize = 16 * 1024 * 1024;
@@ -156,4 +158,28 @@ impl<W> Waiting<W> {
 pub(super) fn cost(will: &Will) -> usize {
     let properties = will.properties.as_deref().map_or(0, properties_cost);
     OVERHEAD_BYTES + will.topic.len() + will.payload.len() + properties
+}
+
+/// Appends a will to a record, for the reader of [`decode`].
+pub(super) fn encode<'a>(record: &'a mut Encoder, will: &Will) -> &'a mut Encoder {
+    record
+        .text(&will.topic)
+        .bytes(&will.payload)
+        .u8(will.qos as u8)
+        .u8(will.retain.into())
+        .u32(will.delay)
+        .option(will.properties.as_deref(), encode_properties)
+}
+
+/// Reads a will from a record.
+pub(super) fn decode(record: &mut Decoder<'_>) -> Option<Will> {
+    let will = Will {
+        topic: record.owned_text()?,
+        payload: record.owned_bytes()?,
+        qos: record.qos()?,
+        retain: record.flag()?,
+        delay: record.u32()?,
+        properties: record.option(decode_properties)?,
+    };
+    Topic::check(&will.topic).is_ok().then_some(will)
 }

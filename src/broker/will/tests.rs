@@ -1,6 +1,9 @@
+use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
+use crate::broker::wire::Properties;
+use crate::message::Qos;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -52,6 +55,31 @@ fn wills_that_are_tried_again_are_nobodys() {
     due.sort_unstable();
     assert_eq!(due, ["another", "one"]);
     assert_eq!(wills.take(1), Some("a session's"));
+}
+
+#[test]
+fn a_will_comes_back_from_its_record_as_it_was() {
+    let plain = Will {
+        topic: "a/ü".to_owned(),
+        payload: Bytes::from_static(b"\0\xff"),
+        qos: Qos::ExactlyOnce,
+        retain: true,
+        delay: u32::MAX,
+        properties: None,
+    };
+    let properties = Properties { message_expiry: Some(9), ..Properties::default() };
+    let full = Will { payload: Bytes::new(), properties: Some(Box::new(properties)), ..plain.clone() };
+    for will in [plain, full] {
+        let mut record = Encoder::new();
+        encode(&mut record, &will);
+        let record = record.finish();
+        let mut back = Decoder::new(&record).unwrap();
+        assert_eq!(decode(&mut back), Some(will));
+        assert!(back.end().is_some());
+        for cut in 1..record.len() {
+            assert_eq!(Decoder::new(&record[..cut]).and_then(|mut cut| decode(&mut cut)), None, "{cut}");
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
