@@ -31,6 +31,8 @@
 //! |---|---|
 //! | in flight to a client | at most 100 messages, or its receive maximum; again in their order, with DUP, over the next connection |
 //! | QoS 0 to a client that is away | not queued |
+//! | a will of a kept session | on disk; one that waits for its delay is published after a restart, when that is over. Who was connected when the power was cut has vanished then |
+//! | a retained message beyond `retained.*` | delivered and not retained, counted; what is retained of its topic stays. In 5.0 the ack says success: it was taken |
 //! | a message that expires while it waits | dropped, counted |
 //! | a message larger than the client takes | dropped for it, counted |
 //! | QoS 2 publishes | stored once: in a kept session whatever happens; with a clean session as in the next line |
