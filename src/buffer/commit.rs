@@ -19,7 +19,7 @@ pub(super) fn write(
     disk: &Disk,
     ledger: &Ledger,
     packer: &mut Packer,
-    group: Option<&Group>,
+    group: Option<&mut Group>,
     max_letters: u64,
 ) -> Result<Vec<(Seq, Seq)>, StoreError> {
     let mut batch = Batch::default();
@@ -76,24 +76,26 @@ fn put_group(
     packer: &mut Packer,
     batch: &mut Batch,
     next: &mut State,
-    group: &Group,
+    group: &mut Group,
 ) -> Result<(Vec<Piece>, bool), StoreError> {
     let sections = group.sections_from(next.end);
     let mut pieces = Vec::new();
     // After a recovery part of the group may be there already.
-    for (index, section) in sections.iter().enumerate() {
-        if index > 0 {
+    for index in sections.clone() {
+        if index > sections.start {
             put_pieces(batch, next, &pieces);
             store.apply(std::mem::take(batch))?;
             pieces.clear();
         }
+        let section = &group.sections[index];
         packer.pack(next.epoch, &group.records(section.from, section.to), &mut pieces);
         next.end = group.first + section.to as u64;
         let unfit = group.unfit(section.from, section.to, next.epoch);
         put_letters(store, batch, next, &unfit)?;
         next.generation += 1;
         for (key, value) in &section.changes {
-            record::put(store, batch, next, key, value.as_deref())?;
+            let before = record::put(store, batch, next, key, value.as_deref())?;
+            group.before.entry(*key).or_insert(before);
         }
     }
     Ok((pieces, sections.len() > 1))

@@ -1,6 +1,7 @@
 //! The open group: where readings and changes of all connections meet before they are committed together.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -63,7 +64,9 @@ pub(super) struct Group {
     ends: Vec<u32>,
     /// Readings that carry a fault, by index.
     faults: Vec<u32>,
-    sections: Vec<Section>,
+    pub(super) sections: Vec<Section>,
+    /// Records that were changed so far, and of which generation they were before; 0: there was none.
+    pub(super) before: BTreeMap<RecordKey, u64>,
     /// Bytes of all changes.
     change_bytes: usize,
     pub(super) waiters: Vec<Arc<Notify>>,
@@ -82,6 +85,7 @@ impl Group {
             ends: Vec::new(),
             faults: Vec::new(),
             sections: Vec::new(),
+            before: BTreeMap::new(),
             change_bytes: 0,
             waiters: Vec::new(),
             waited_since: None,
@@ -115,11 +119,11 @@ impl Group {
         self.ends.len() >= GROUP_READINGS || self.size() >= GROUP_BYTES
     }
 
-    /// The sections that a store which ends at `end` does not have yet: they are written in order.
-    pub(super) fn sections_from(&self, end: Seq) -> &[Section] {
+    /// The sections that a store which ends at `end` does not have yet, by index: they are written in order.
+    pub(super) fn sections_from(&self, end: Seq) -> Range<usize> {
         let done = end.saturating_sub(self.first) as usize;
         let is_there = |section: &Section| section.from < section.to && section.to <= done;
-        &self.sections[self.sections.iter().rposition(is_there).map_or(0, |last| last + 1)..]
+        self.sections.iter().rposition(is_there).map_or(0, |last| last + 1)..self.sections.len()
     }
 
     /// The records with these indices.
@@ -184,6 +188,7 @@ impl Group {
         self.ends.shrink_to(KEEP_BYTES / 64);
         self.faults.clear();
         self.sections.clear();
+        self.before.clear();
         self.change_bytes = 0;
         self.waited_since = None;
         self.unwaited_since = None;

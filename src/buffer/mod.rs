@@ -1,7 +1,8 @@
-//! The store on disk: readings are acknowledged after they are in it, and wait in it until every sink has them.
+//! The store on disk: readings are acknowledged after they are in it, and wait in it until every sink has them. What the
+//! broker keeps beside them (sessions, messages for them, retained messages) are records, in the same commits.
 //!
 //! ```text
-//! Writer ──submit──▶ open group ──swap──▶ store thread ══ batch, flush, fdatasync ══▶ watermark ──▶ acks
+//! Writer ──submit──▶ open group ──swap──▶ store thread ══ batch, flush, fdatasync ══▶ mark ──▶ acks
 //!                                            │    ▲
 //!                                   blocks   ▼    │ settle: cursors, dead letters
 //!                                          Reader (one a sink)
@@ -9,7 +10,7 @@
 //!
 //! # What must stay true
 //!
-//! 1. **Acked is on disk** (P1). [`Writer::durable`] moves only after the batch was applied, flushed *and* synced.
+//! 1. **Acked is on disk** (P1). [`Writer::durable`] tells the newest group that is. It moves only after the batch was applied, flushed *and* synced.
 //!    Any error latches: nothing moves until the store was opened and checked again. After a failed sync the page
 //!    cache proves nothing: the store is copied into a new one before anything is acknowledged.
 //! 2. **Conserved** (P2). A cursor stores which numbers are settled and how; what is pending is the complement. Both
@@ -22,6 +23,11 @@
 //!    every sound frame; what is gone is reported in numbers, rather too many than too few, and settled as
 //!    [`DropReason::Damaged`].
 //! 6. **A backlog costs disk, nothing else** (P6). Nothing here grows with what waits, and nothing scans it at opening.
+//! 7. **A reading and its changes are on disk together or not at all.** They are in one section of their group, and a
+//!    section is one atomic batch. Of several changes of a record in a section the last one counts.
+//! 8. **A record that was removed stays removed**, whatever power cuts, failed syncs and full disks do. Only when the
+//!    store is so damaged that its index cannot be read, older values come back: what must not come back has to tell its
+//!    age by itself. Each value carries the generation of its commit, and a salvage takes the newest that is whole.
 //!
 //! # Format
 //!
@@ -34,10 +40,12 @@
 //! | `c` sink | cursor: `cursor` |
 //! | `d` number (8) sink NUL part (2) | dead letter: `letter` |
 //! | `mstate` | end, epoch, totals, and what was removed: `ledger` |
+//! | `r` table (1) length of the key (1) key part (2) | record: `record` |
 //! | `mgaps`, `mboots` | numbers lost to damage; clock offsets by boot |
 //!
 //! Every value is a frame with its own key and a CRC-32C (`frame`) of at most 6 KiB: what is larger is cut. The files around the
-//! store are described in `disk`. Only `store` knows that it is sled; `docs/decisions/0002-sled-in-blocks.md` says
+//! store are described in `disk`. What was added later (records, QoS 2, numbers at the end of the state) left the frames'
+//! version as it is: an older store opens, and an older program does not see the records. Only `store` knows that it is sled; `docs/decisions/0002-sled-in-blocks.md` says
 //! what must be done so that it keeps its word.
 //!
 //! # Threads

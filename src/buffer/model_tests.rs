@@ -9,6 +9,8 @@ use crate::message::{DeviceId, Incoming, Qos};
 
 const SEEDS: u64 = 10;
 const STEPS: usize = 150;
+/// Records that are changed.
+const KEYS: u64 = 20;
 
 /// xorshift64*.
 pub(super) struct Random(pub(super) u64);
@@ -20,6 +22,25 @@ impl Random {
         self.0 ^= self.0 >> 27;
         (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % bound
     }
+}
+
+type Records = BTreeMap<u64, Vec<u8>>;
+
+fn apply(records: &mut Records, changes: &[Change]) {
+    for change in changes {
+        match change {
+            Change::Put(key, value) => drop(records.insert(number(key), value.clone())),
+            Change::Remove(key) => drop(records.remove(&number(key))),
+        }
+    }
+}
+
+fn number(key: &RecordKey) -> u64 {
+    (0..KEYS).find(|n| *key == record_key(*n)).unwrap()
+}
+
+fn record_key(n: u64) -> RecordKey {
+    RecordKey::new(Table::Session, &n.to_be_bytes())
 }
 
 struct Run {
@@ -36,6 +57,9 @@ struct Run {
     /// When the last of them is on disk.
     mark: Mark,
     acked: u64,
+    /// The records when the last group was acknowledged, and what was submitted since: whether with a reading, and changes.
+    records: Records,
+    pending: Vec<(bool, Vec<Change>)>,
     /// Every name ever seen keeps its meaning.
     seen: BTreeMap<(u64, Seq), Vec<u8>>,
     settled: BTreeMap<String, BTreeSet<Seq>>,
@@ -57,6 +81,8 @@ impl Run {
             submitted: Vec::new(),
             mark: Mark::default(),
             acked: 0,
+            records: Records::new(),
+            pending: Vec::new(),
             seen: BTreeMap::new(),
             settled: BTreeMap::new(),
         }
@@ -66,17 +92,19 @@ impl Run {
         self.buffer.as_ref().unwrap()
     }
 
-    fn open(&mut self) {
+    /// `clean`: nothing went wrong before.
+    async fn open(&mut self, clean: bool) {
         let mut sinks = vec![sink("cloud")];
         if self.random.below(3) > 0 {
             sinks.push(sink("lake"));
         }
         let (buffer, report) = Buffer::open(&self.dir, &self.settings, &sinks).unwrap();
-        assert_eq!(report.findings, Vec::<String>::new());
+        assert!(!clean || report.findings.is_empty(), "{report:?}");
         assert_eq!(report.gaps, []);
         let end = buffer.status().accepted;
         assert!(end >= self.acked, "{} were acknowledged, {end} are there", self.acked);
         assert!(end <= self.submitted.len() as u64);
+        self.check_records(&buffer, end).await;
         self.submitted.truncate(end as usize);
         self.acked = end;
         self.readers = sinks.iter().map(|name| (name.to_string(), buffer.reader(name).unwrap())).collect();
@@ -91,9 +119,46 @@ impl Run {
         cursor.passed().as_slice().iter().flat_map(|(from, to)| *from..*to).collect()
     }
 
+    /// The readings and the records are those of one moment, which is not before the last ack.
+    async fn check_records(&mut self, buffer: &Buffer, end: Seq) {
+        let found = buffer.records(Table::Session).await.unwrap();
+        let found: Records = found
+            .into_iter()
+            .map(|(key, value)| (Seq::from_be_bytes((*key).try_into().unwrap()), value))
+            .collect();
+        let (mut records, mut readings) = (std::mem::take(&mut self.records), self.acked);
+        let mut pending = std::mem::take(&mut self.pending).into_iter();
+        while (readings, &records) != (end, &found) {
+            let Some((reading, changes)) = pending.next() else {
+                panic!("{end} readings are there; {:?} of {:?}", found.keys(), records.keys());
+            };
+            readings += u64::from(reading);
+            apply(&mut records, &changes);
+        }
+        self.records = found;
+    }
+
+    fn changes(&mut self) -> Vec<Change> {
+        let count = self.random.below(4);
+        let mut change = || {
+            let key = record_key(self.random.below(KEYS));
+            let size = if self.random.below(40) == 0 { 15_000 } else { self.random.below(100) };
+            match self.random.below(3) {
+                0 => Change::Remove(key),
+                _ => Change::Put(key, (0..size).map(|_| self.random.below(256) as u8).collect()),
+            }
+        };
+        (0..count).map(|_| change()).collect()
+    }
+
     fn submit(&mut self) {
+        let most = self.random.below(40) + 1;
+        self.submit_some(most);
+    }
+
+    fn submit_some(&mut self, count: u64) {
         let device = DeviceId::parse("esp32-01").unwrap();
-        for _ in 0..self.random.below(40) + 1 {
+        for _ in 0..count {
             let size = if self.random.below(60) == 0 { 20_000 } else { self.random.below(200) };
             let noisy = self.random.below(2) == 0;
             let payload: Vec<u8> =
@@ -108,11 +173,16 @@ impl Run {
                 received: stamp(self.submitted.len() as u64),
                 fault: None,
             };
-            match self.writer.as_mut().unwrap().submit(Some(&incoming), Vec::new(), wait) {
+            let (changes, alone) = (self.changes(), self.random.below(5) == 0);
+            let reading = (!alone).then_some(&incoming);
+            match self.writer.as_mut().unwrap().submit(reading, changes.clone(), wait) {
                 Ok(Receipt { mark, seq }) => {
-                    self.mark = mark;
-                    self.submitted.push(payload);
-                    assert_eq!(seq, Some(self.submitted.len() as u64));
+                    self.mark = self.mark.max(mark);
+                    self.pending.push((!alone, changes));
+                    if !alone {
+                        self.submitted.push(payload);
+                    }
+                    assert_eq!(seq, (!alone).then_some(self.submitted.len() as u64));
                 }
                 Err(error) => assert_eq!(error, SubmitError::Full),
             }
@@ -121,7 +191,14 @@ impl Run {
 
     async fn sync(&mut self) {
         self.writer.as_mut().unwrap().until_durable(self.mark).await.unwrap();
+        self.acknowledge();
+    }
+
+    fn acknowledge(&mut self) {
         self.acked = self.submitted.len() as u64;
+        for (_, changes) in self.pending.drain(..) {
+            apply(&mut self.records, &changes);
+        }
     }
 
     async fn read_and_settle(&mut self) {
@@ -165,10 +242,10 @@ impl Run {
 
     async fn close_and_open(&mut self) {
         self.buffer().close().await;
-        self.acked = self.submitted.len() as u64;
+        self.acknowledge();
         let before = std::mem::take(&mut self.settled);
         self.drop_handles();
-        self.open();
+        self.open(true).await;
         for name in self.readers.keys().cloned().collect::<Vec<_>>() {
             let now = self.really_settled(&name);
             let kept = before.get(&name).is_none_or(|before| before.is_subset(&now));
@@ -177,7 +254,27 @@ impl Run {
         }
     }
 
-    async fn crash_and_open(&mut self) {
+    /// The disk fails while a long group comes in; then the store recovers, or the process dies on the way.
+    async fn stumble(&mut self) {
+        let count = self.random.below(3_000);
+        self.buffer().0.0.faults.sync.store(true, std::sync::atomic::Ordering::SeqCst);
+        self.submit_some(count / 2 + 1);
+        while self.buffer().status().trouble.is_none() {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        self.submit_some(count / 2);
+        if self.random.below(2) == 0 {
+            let moment = self.random.below(200);
+            tokio::time::sleep(std::time::Duration::from_millis(moment)).await;
+            return self.crash_and_open(false).await;
+        }
+        self.buffer().0.0.faults.sync.store(false, std::sync::atomic::Ordering::SeqCst);
+        self.sync().await;
+        let (buffer, end) = (self.buffer().clone(), self.submitted.len() as u64);
+        self.check_records(&buffer, end).await;
+    }
+
+    async fn crash_and_open(&mut self, clean: bool) {
         self.buffer().crash().await;
         self.drop_handles();
         self.opened += 1;
@@ -186,7 +283,7 @@ impl Run {
         std::fs::remove_dir_all(&self.dir).unwrap();
         self.dir = copy;
         let before = std::mem::take(&mut self.settled);
-        self.open();
+        self.open(clean).await;
         let may_drop = self.settings.max_bytes < 1_000_000_000;
         for name in self.readers.keys().cloned().collect::<Vec<_>>() {
             let now = self.really_settled(&name);
@@ -209,7 +306,8 @@ impl Run {
             7..=9 => self.sync().await,
             10..=16 => self.read_and_settle().await,
             17 => self.close_and_open().await,
-            18 => self.crash_and_open().await,
+            18 => self.crash_and_open(true).await,
+            19 if self.random.below(5) == 0 => self.stumble().await,
             _ => {
                 let small = self.random.below(3) == 0;
                 self.settings.max_bytes = if small { 300_000 } else { u64::MAX };
@@ -273,7 +371,7 @@ fn run(seed: u64) {
     runtime.block_on(async {
         println!("TAMPU_SEED={seed}");
         let mut run = Run::new(seed);
-        run.open();
+        run.open(true).await;
         for _ in 0..STEPS {
             run.step().await;
         }

@@ -124,14 +124,15 @@ impl Header {
     }
 }
 
-/// Puts a change into a batch that will be of this generation: a new value, or none. Parts of an older value go.
+/// Puts a change into a batch that will be of this generation: a new value, or none. Parts of an older value go. Says
+/// of which generation that was; 0: there was none.
 pub(super) fn put(
     store: &Store,
     batch: &mut Batch,
     next: &mut State,
     key: &RecordKey,
     value: Option<&[u8]>,
-) -> Result<(), StoreError> {
+) -> Result<u64, StoreError> {
     let first = key.part(0);
     let older = store.body(&first, Kind::Record)?;
     let older = older.and_then(|body| Header::parse(&body).map(|(header, _)| header));
@@ -144,7 +145,7 @@ pub(super) fn put(
         None => 0,
     };
     (parts..older.map_or(0, |older| older.parts)).for_each(|part| batch.remove(&key.part(part)));
-    Ok(())
+    Ok(older.map_or(0, |older| older.generation))
 }
 
 fn put_value(batch: &mut Batch, next: &mut State, key: &RecordKey, value: &[u8]) -> u16 {

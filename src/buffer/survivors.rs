@@ -1,15 +1,16 @@
 //! Which frames of records count in a salvage. A record that was removed, or put anew, has left its older frames in the
 //! files: without the store's own index nobody can tell them from those that live.
 //!
-//! Two files in the damaged store help a later attempt: `undone` names the records that the group which was never
-//! acknowledged may have changed, and `asked` counts how often the index was asked.
+//! Two files in the damaged store help a later attempt: `undone` says what the records that the group which was never
+//! acknowledged has changed were before, and `asked` counts how often whoever asked the index did not
+//! come back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::Path;
 
-use super::frame::{Fields, put_bytes};
+use super::frame::{Fields, put_bytes, put_varint};
 use super::group::Group;
 use super::record;
 use super::store::{Store, StoreError};
@@ -22,8 +23,8 @@ const MAX_ASKED: u64 = 3;
 pub(super) struct Survivors {
     /// What came later was never acknowledged.
     acked: u64,
-    /// What these records were before that is what counts.
-    undone: BTreeSet<Vec<u8>>,
+    /// By the stem of their keys, of which generation records were before that; 0: there was none.
+    undone: BTreeMap<Vec<u8>, u64>,
     index: Option<Index>,
 }
 
@@ -36,12 +37,12 @@ struct Index {
     live: BTreeMap<Vec<u8>, u64>,
 }
 
-/// Writes down what the group that is `held` may have changed.
+/// Writes down what was before the group that is `held`.
 pub(super) fn prepare(dir: &Path, held: Option<&Group>) -> io::Result<()> {
     let mut undone = Vec::new();
-    for key in held.iter().flat_map(|group| group.sections_from(0)).flat_map(|section| section.changes.keys())
-    {
+    for (key, generation) in held.iter().flat_map(|group| &group.before) {
         put_bytes(&mut undone, record::stem(&key.part(0)));
+        put_varint(&mut undone, *generation);
     }
     let mut file = File::create(dir.join("undone"))?;
     file.write_all(&undone)?;
@@ -55,7 +56,7 @@ impl Survivors {
         let mut fields = Fields::new(&undone);
         Self {
             acked: acked.unwrap_or(u64::MAX),
-            undone: std::iter::from_fn(|| fields.bytes().map(<[u8]>::to_vec)).collect(),
+            undone: std::iter::from_fn(|| Some((fields.bytes()?.to_vec(), fields.varint()?))).collect(),
             index: dir.and_then(|dir| Index::read(dir).ok()),
         }
     }
@@ -68,22 +69,29 @@ impl Survivors {
     /// Whether the value that was put under this key by the commit of this generation may still live. When nothing
     /// is known what was removed comes back: that is better than losing what was not.
     pub(super) fn may_live(&self, key: &[u8], generation: u64) -> bool {
-        let Some(index) = &self.index else { return generation <= self.acked };
-        let lives = match index.live.get(key) {
-            Some(live) => *live == generation || *live > self.acked,
-            None => self.undone.contains(record::stem(key)),
+        let lives = match (self.undone.get(record::stem(key)), &self.index) {
+            (Some(before), _) => generation == *before,
+            (None, Some(index)) => index.live.get(key) == Some(&generation) || generation > index.generation,
+            (None, None) => true,
         };
-        generation <= self.acked && (lives || generation > index.generation)
+        lives && generation <= self.acked
     }
 }
 
 impl Index {
     fn read(dir: &Path) -> Result<Self, StoreError> {
-        let mut asked = File::options().append(true).create(true).open(dir.join("asked"))?;
+        let path = dir.join("asked");
+        let mut asked = File::options().append(true).create(true).open(&path)?;
         if asked.metadata()?.len() >= MAX_ASKED {
             return Err(StoreError::Damaged("whoever asks it does not come back".to_owned()));
         }
         asked.write_all(b"?")?;
+        let read = Self::ask(dir);
+        fs::remove_file(&path)?;
+        read
+    }
+
+    fn ask(dir: &Path) -> Result<Self, StoreError> {
         let store = Store::open(dir)?;
         let read = Self::of(&store);
         store.discard();

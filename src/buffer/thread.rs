@@ -270,7 +270,7 @@ impl Keeper {
         Ok(())
     }
 
-    pub(super) fn write(&mut self, group: Option<&Group>) -> Result<(), StoreError> {
+    pub(super) fn write(&mut self, group: Option<&mut Group>) -> Result<(), StoreError> {
         let Self { store: Some(store), disk, hub, packer, settings, .. } = self else { return Ok(()) };
         let most = settings.max_dead_letters as u64;
         self.removable = commit::write(store, disk, &hub.ledger, packer, group, most)?;
@@ -283,7 +283,7 @@ impl Keeper {
             Some(store) => self.space.make_room(store, &self.hub, &group),
             None => Ok(()),
         };
-        match stored.and_then(|()| self.write(Some(&group))) {
+        match stored.and_then(|()| self.write(Some(&mut group))) {
             Ok(()) if self.store.is_some() => {
                 let end = group.end();
                 // Before any ack: what nobody knows to have been acknowledged is missed by nobody.
