@@ -5,9 +5,6 @@
 //! allocated for it. Properties that the gateway does nothing with (user properties of a SUBSCRIBE, reason
 //! strings of a client) are checked and not kept.
 
-#![allow(dead_code, reason = "the sessions do not use all of it yet")]
-#![allow(unused_imports, reason = "the sessions do not use all of it yet")]
-
 mod connect;
 mod delivery;
 mod fields;
@@ -30,7 +27,9 @@ pub(super) use self::packets::{
     Ack, AckKind, Answer, ConnAck, Connect, Disconnect, Packet, Password, Publish, RetainHandling, Subscribe,
     Unsubscribe, Version, Wanted, Will,
 };
-pub(super) use self::properties::{Properties, UserProperties};
+pub(super) use self::properties::Properties;
+#[cfg(test)]
+pub(super) use self::properties::UserProperties;
 pub(super) use self::read::{Next, next};
 pub(super) use self::reason::Reason;
 pub(super) use self::rules::BadPacket;

@@ -99,24 +99,6 @@ pub(crate) struct Properties {
 }
 
 impl Properties {
-    /// Reads what [`Properties::encode`] has written.
-    pub(crate) fn decode(encoded: &[u8]) -> Result<Self, BadPacket> {
-        let mut fields = PropertyFields { fields: Fields::new(encoded, Version::V5), seen: 0 };
-        let mut properties = Self::default();
-        while let Some(id) = fields.next()? {
-            properties.read(id, &mut fields)?;
-        }
-        Ok(properties)
-    }
-
-    /// Writes them as they stand in a packet, without their length.
-    pub(crate) fn encode(&self, out: &mut impl BufMut) {
-        if let Some(seconds) = self.message_expiry {
-            put_message_expiry(seconds, out);
-        }
-        self.put_lasting(out);
-    }
-
     /// Reads one that travels with a message.
     pub(super) fn read(&mut self, id: u8, from: &mut PropertyFields<'_>) -> Result<(), BadPacket> {
         match id {
@@ -181,10 +163,6 @@ pub(super) fn put_message_expiry(seconds: u32, out: &mut impl BufMut) {
 pub(crate) struct UserProperties(Vec<u8>);
 
 impl UserProperties {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         let mut fields = Fields::new(&self.0, Version::V5);
         std::iter::from_fn(move || {

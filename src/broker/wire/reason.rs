@@ -3,6 +3,7 @@
 /// Why something was done or not. From 0x80 on it was not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
+#[allow(dead_code, reason = "all that table 2-6 has; not every one is given or taken")]
 pub(crate) enum Reason {
     /// Also granted QoS 0, and a normal disconnection.
     Success = 0x00,
