@@ -167,6 +167,8 @@ fn tampu_config(address: SocketAddr, dir: &Path, pki: &Pki) -> anyhow::Result<St
          [pki]\nca_cert = {ca:?}\nserver_cert = {cert:?}\nserver_key = {key:?}\n\
          [listener]\naddress = \"{address}\"\n\
          max_connections_per_address = 10000\nmax_connections_per_device = 10000\n\
+         [limits]\nconnects_per_second = 100000\nconnect_burst = 100000\nhandshakes_per_second = 100000\n\
+         handshake_burst = 100000\nmax_reconnect_delay = \"0s\"\n\
          [clock]\nsource = \"trusted\"\n\
          [[acl]]\ndevice = \"watcher\"\nsubscribe = [\"#\"]\n\
          [[stream]]\nname = \"readings\"\ntopic = \"+/readings\"\nformat = \"json\"\n",

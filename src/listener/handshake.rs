@@ -4,6 +4,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use rustix::net::RecvFlags;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -33,7 +34,7 @@ const TURNS_OF_AN_ADDRESS: usize = 4;
 /// for 1–2 s; the rest is for a slow network.
 const TURN: u32 = 3;
 
-/// How often is looked whether a turn that lasts too long is needed.
+/// How often is looked whether a turn that lasts too long is needed, and whether who waits for one is still there.
 const TURN_CHECK: Duration = Duration::from_millis(100);
 
 /// What became of a connection at the door.
@@ -152,13 +153,21 @@ impl Threshold {
             let share = self.turns.take(origin).await;
             (share, self.handshakes.acquire().await.expect("the semaphore is never closed"))
         };
-        let Ok((share, _turn)) = tokio::time::timeout_at(deadline, turn).await else {
-            let detail = format!(
-                "it waited {seconds} s for its turn: of {} handshakes at once its address may have {}",
-                self.max_handshakes,
-                self.turns.each()
-            );
-            return refused(Refusal::TooManyHandshakes, detail);
+        let (share, _turn) = tokio::select! {
+            turn = turn => turn,
+            () = has_left(&stream) => {
+                let detail = "it closed the connection while it waited for its turn".to_owned();
+                return refused(Refusal::TooManyHandshakes, detail);
+            }
+            () = tokio::time::sleep_until(deadline) => {
+                let detail = format!(
+                    "it waited {seconds} s for its turn: of {} handshakes at once its address may have {}, and so many \
+                     a second as limits.handshakes_per_second says",
+                    self.max_handshakes,
+                    self.turns.each()
+                );
+                return refused(Refusal::TooManyHandshakes, detail);
+            }
         };
         let taken = Instant::now();
         tokio::select! {
@@ -228,6 +237,18 @@ async fn opening(stream: &TcpStream) -> io::Result<Opening> {
         match stream.try_io(Interest::READABLE, || look(stream, closed)) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             looked => return looked,
+        }
+    }
+}
+
+/// Waits until the peer, whose first message is there unread, has closed the connection: who has given up must take
+/// no turn from those who wait.
+async fn has_left(stream: &TcpStream) {
+    loop {
+        tokio::time::sleep(TURN_CHECK).await;
+        let ready = stream.ready(Interest::READABLE).now_or_never();
+        if ready.is_some_and(|ready| ready.is_ok_and(|ready| ready.is_read_closed())) {
+            return;
         }
     }
 }

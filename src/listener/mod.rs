@@ -243,11 +243,11 @@ impl Guest {
                         visit.served(device.as_ref(), refused);
                         drop(seat);
                     } else {
-                        visit.refused();
+                        visit.refused(Refusal::TooManyConnectionsOfDevice);
                     }
                 }
                 Outcome::Refused(reason, detail) => {
-                    visit.refused();
+                    visit.refused(reason);
                     shared.refusals.record(reason, address.ip(), None, &detail);
                 }
                 Outcome::Gone => {

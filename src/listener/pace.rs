@@ -6,13 +6,14 @@
 //! | a connection that ends within 5 s | points |
 //! |---|---|
 //! | was refused something, or never got past the door | 10 for its address |
-//! | was served, with a certificate | 10 for its device, 1 for its address |
+//! | was served, with a certificate | 10 for its device |
 //! | was served, without one | 1 for its address |
 //!
 //! Ten points a second are forgotten, and fifty are free. Beyond them whoever comes waits, twice as long for every ten
 //! points more, up to [`config::Limits::max_reconnect_delay`]: an address before its handshake, a device after
-//! it. Who waits holds no turn at the handshake. So a device that is refused and tries again at once comes to be served
-//! once a second at most, while a fleet behind one router, whose connections last, does not wait at all.
+//! it. Who waits holds no turn at the handshake, and who goes away meanwhile gets no points for that: else a fleet whose
+//! patience is short would never be let in again. So a device that is refused and tries again at once comes to be served
+//! once a second, while a fleet behind one router does not wait, however often all of it comes and goes.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -25,6 +26,7 @@ use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::time::Instant;
 
+use crate::authorize::refusals::Refusal;
 use crate::config;
 use crate::message::DeviceId;
 
@@ -61,6 +63,7 @@ pub(super) struct Visit {
     pace: Pace,
     origin: Arc<Origin>,
     begun: Instant,
+    has_waited: bool,
 }
 
 impl Pace {
@@ -90,14 +93,16 @@ impl Pace {
     pub(super) fn enter(&self, origin: IpAddr) -> Option<Visit> {
         let origin = self.addresses.of(&origin, |origin| origin.temper.is_calm());
         origin.connects.check().ok()?;
-        Some(Visit { pace: self.clone(), origin, begun: Instant::now() })
+        Some(Visit { pace: self.clone(), origin, begun: Instant::now(), has_waited: false })
     }
 }
 
 impl Visit {
     /// Waits as long as the address has to before it is looked at.
     pub(super) async fn approach(&mut self) {
-        pause(self.origin.temper.delay(self.pace.max_delay)).await;
+        let delay = self.origin.temper.delay(self.pace.max_delay);
+        self.has_waited = !delay.is_zero();
+        pause(delay).await;
         self.begun = Instant::now();
     }
 
@@ -116,9 +121,16 @@ impl Visit {
         self.begun = Instant::now();
     }
 
-    /// It never got past the door, and its peer is to blame.
-    pub(super) fn refused(&self) {
-        self.origin.temper.provoke(REFUSED);
+    /// It never got past the door.
+    pub(super) fn refused(&self, reason: Refusal) {
+        let is_our_doing = match reason {
+            Refusal::TooManyHandshakes | Refusal::TlsUnavailable => true,
+            Refusal::HandshakeAborted => self.has_waited,
+            _ => false,
+        };
+        if !is_our_doing {
+            self.origin.temper.provoke(REFUSED);
+        }
     }
 
     /// It was served. `refused`: something was refused to it.
@@ -126,9 +138,10 @@ impl Visit {
         if self.begun.elapsed() >= SHORT {
             return;
         }
-        self.origin.temper.provoke(if refused { REFUSED } else { SERVED });
-        if let Some(device) = device.filter(|_| !refused) {
-            self.pace.devices.of(device, Temper::is_calm).provoke(SERVED_DEVICE);
+        match device {
+            _ if refused => self.origin.temper.provoke(REFUSED),
+            Some(device) => self.pace.devices.of(device, Temper::is_calm).provoke(SERVED_DEVICE),
+            None => self.origin.temper.provoke(SERVED),
         }
     }
 }
@@ -243,7 +256,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_is_refused_and_comes_back_at_once_is_served_once_a_second_and_others_at_once() {
         let pace = Pace::new(&config::Limits::default());
-        let times = refusals_in_a_minute(&pace, Visit::refused).await;
+        let times = refusals_in_a_minute(&pace, |visit| visit.refused(Refusal::NotTls)).await;
         assert!((30..=75).contains(&times), "{times} times");
         let begin = Instant::now();
         pace.enter(ELSEWHERE).unwrap().approach().await;
@@ -265,6 +278,39 @@ mod tests {
         neighbour.approach().await;
         neighbour.greet(Some(&device("fan"))).await;
         assert_eq!(begin.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fleet_that_comes_and_goes_again_and_again_does_not_wait() {
+        let pace = Pace::new(&config::Limits::default());
+        for _ in 0..10 {
+            for number in 0..100 {
+                let device = device(&format!("d{number}"));
+                let begin = Instant::now();
+                let mut visit = pace.enter(HOME).unwrap();
+                visit.approach().await;
+                visit.greet(Some(&device)).await;
+                assert_eq!(begin.elapsed(), Duration::ZERO);
+                visit.served(Some(&device), false);
+            }
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_whose_patience_is_shorter_than_the_delay_do_not_lengthen_it() {
+        let pace = Pace::new(&config::Limits::default());
+        for _ in 0..30 {
+            pace.enter(HOME).unwrap().refused(Refusal::HandshakeAborted);
+        }
+        for _ in 0..30 {
+            let mut visit = pace.enter(HOME).unwrap();
+            visit.approach().await;
+            visit.refused(Refusal::HandshakeAborted);
+        }
+        let begin = Instant::now();
+        pace.enter(HOME).unwrap().approach().await;
+        assert!(begin.elapsed() < 2 * FIRST_DELAY, "{:?}", begin.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

@@ -114,8 +114,8 @@ pub struct Plain {
     pub identities: Option<Vec<IdentityKind>>,
 }
 
-/// What one address may do (of IPv6: a /64). Many devices may be behind one: 1,000 that come back after a power
-/// cut are all let in within half a minute.
+/// What one address may do (of IPv6: a /64). Many devices may be behind one: 1,000 that come back together after a
+/// power cut wait for nothing but the processor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Connections a second of one address; what is beyond is closed at once.
@@ -127,17 +127,18 @@ pub struct Limits {
     /// TLS handshakes of one address that may come at once.
     pub handshake_burst: u32,
     /// The longest that an address waits whose connections end as soon as they have begun. Zero: it never waits.
+    /// Clients that wait no longer than this for an answer would not get in while others at their address misbehave.
     pub max_reconnect_delay: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connects_per_second: 100,
+            connects_per_second: 200,
             connect_burst: 2_000,
-            handshakes_per_second: 50,
-            handshake_burst: 500,
-            max_reconnect_delay: Duration::from_secs(5),
+            handshakes_per_second: 100,
+            handshake_burst: 1_000,
+            max_reconnect_delay: Duration::from_secs(2),
         }
     }
 }

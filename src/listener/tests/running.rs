@@ -145,6 +145,24 @@ async fn a_stuck_handshake_gives_its_turn_up_before_its_deadline_when_none_is_le
 }
 
 #[tokio::test]
+async fn who_has_given_up_takes_no_turn_from_those_who_wait() {
+    let limits = config::Limits { handshakes_per_second: 1, handshake_burst: 1, ..config::Limits::default() };
+    let settings = config::Listener::default();
+    let way = Way::Tls(ClientAuth::Required);
+    let running = Running::start_with(Gateway::new(), &settings, &limits, way);
+    running.device("first").await;
+    for _ in 0..20 {
+        let mut impatient = TcpStream::connect(running.address).await.unwrap();
+        impatient.write_all(door::BEGINNING).await.unwrap();
+    }
+    // With 20 turns before it, it would not have its own in time.
+    let begin = Instant::now();
+    running.device("second").await;
+    assert!(begin.elapsed() < settings.handshake_timeout, "{:?}", begin.elapsed());
+    running.refused(Refusal::TooManyHandshakes, 15).await;
+}
+
+#[tokio::test]
 async fn peers_that_are_refused_disturb_nobody() {
     let running = Running::start(Gateway::new(), &config::Listener::default());
     let mut before = running.device("before").await;
