@@ -1,5 +1,5 @@
-//! The real program against programs that we did not write, from Debian: `mosquitto_pub` and
-//! `mosquitto_sub`, and `faketime`. `tests/run` installs them; `cargo test` alone leaves this out.
+//! The real program against programs that we did not write: `mosquitto_pub` and `mosquitto_sub`, Eclipse Paho, MQTT.js and
+//! rumqttc, and under `faketime`. `tests/run` installs them; `cargo test` alone leaves this out.
 
 #![allow(clippy::unwrap_used, reason = "all of it is test; clippy knows functions marked as one alone")]
 
@@ -8,3 +8,8 @@ mod harness;
 
 mod clock;
 mod mosquitto;
+mod mosquitto_everything;
+mod mqttjs;
+mod paho;
+mod peers;
+mod rumqtt;
