@@ -1,6 +1,7 @@
 //! The real program, driven over TLS by a client of others (rumqttc), with a cloud on this machine.
 
 #![allow(clippy::unwrap_used, reason = "all of it is test; clippy knows functions marked as one alone")]
+#![allow(clippy::result_large_err, reason = "rumqttc's error is what it is")]
 
 #[path = "../harness/mod.rs"]
 mod harness;
