@@ -99,6 +99,7 @@ impl Counters {
         match full {
             Full::Session => self.dropped_queue_full.add(1),
             Full::Broker => self.dropped_all_queues_full.add(1),
+            Full::Ended => {}
         }
     }
 

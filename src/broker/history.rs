@@ -114,6 +114,11 @@ impl History {
         self.received.get(&packet_id).copied()
     }
 
+    /// QoS 2 publishes that are not released yet.
+    pub(super) fn received_count(&self) -> usize {
+        self.received.len()
+    }
+
     /// A QoS 2 publish was taken: until it is released, its identifier stands for it (MQTT-4.3.3-2).
     pub(super) fn receive(&mut self, packet_id: u16, original: Original) {
         self.received.insert(packet_id, original);

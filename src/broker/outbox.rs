@@ -39,13 +39,15 @@ pub(super) enum Put {
     Ignored,
 }
 
-/// Which bound was reached.
+/// Why there is no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Full {
-    /// That of the session.
+    /// The bound of the session was reached.
     Session,
     /// That of all sessions.
     Broker,
+    /// The session has ended: nobody misses the message.
+    Ended,
 }
 
 const MAIL: u8 = 1;
@@ -216,14 +218,15 @@ impl Mailbox {
     /// Room for a message of QoS 1 or 2 that is kept before it is put: its number.
     pub(super) fn reserve(&self, parcel: &Parcel) -> Result<u64, Full> {
         let mut state = self.state();
-        if !state.closed {
-            self.admit(&mut state, parcel.cost())?;
-            state.reserved += 1;
+        if state.closed {
+            return Err(Full::Ended);
         }
+        self.admit(&mut state, parcel.cost())?;
+        state.reserved += 1;
         Ok(state.queue.next_number())
     }
 
-    /// Queues a message for which there is room.
+    /// Queues a message for which there is room. Ignored is one whose session has ended meanwhile.
     pub(super) fn put_reserved(&self, number: u64, parcel: Parcel) -> Put {
         let mut state = self.state();
         if state.closed {

@@ -157,13 +157,7 @@ impl Publisher {
                 if let Some(plan) = plan {
                     plan.carry_out();
                 }
-                for Prepared { mailbox, number, parcel } in prepared {
-                    let put = match number {
-                        Some(number) => mailbox.put_reserved(number, parcel),
-                        None => mailbox.put(parcel),
-                    };
-                    self.count(broker, put);
-                }
+                prepared.into_iter().for_each(|prepared| self.put(broker, prepared));
                 Outcome::Taken { mark, matched }
             }
             Err(error) => {
@@ -172,6 +166,19 @@ impl Publisher {
                 if error == SubmitError::Full { Outcome::Full(publish) } else { Outcome::Closed }
             }
         }
+    }
+
+    fn put(&mut self, broker: &Shared, Prepared { mailbox, number, parcel }: Prepared) {
+        let Some(number) = number else { return self.count(broker, mailbox.put(parcel)) };
+        let put = mailbox.put_reserved(number, parcel);
+        if matches!(put, Put::Ignored) {
+            // Its session ended in this very moment, and did not know of the record.
+            let change = kept::remove_queued(mailbox.number, number);
+            if let Err(error) = self.writer.submit(None, vec![change], Wait::Nobody) {
+                tracing::debug!(%error, "a message of a session that has ended stays until the next start");
+            }
+        }
+        self.count(broker, put);
     }
 
     /// Delivers a message of which nothing can be kept now, to those who are there.

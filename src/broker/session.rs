@@ -155,6 +155,8 @@ pub(super) struct Session {
     will: Option<Box<Will>>,
     /// It has said that it goes, and did not ask for its will.
     said_goodbye: bool,
+    /// The client was told that it has a session, or has one from before.
+    is_known: bool,
     /// Whether it may say with its DISCONNECT that the session is to outlive it.
     may_outlive: bool,
 }

@@ -300,7 +300,8 @@ fn a_closed_mailbox_holds_nothing_and_says_what_it_held() {
     let remains = bench.mailbox.close();
     assert_eq!((remains.messages, remains.numbers), (2, vec![1]));
     assert!(matches!(bench.mailbox.put_reserved(number, reserved.clone()), Put::Ignored));
-    assert!(matches!(bench.mailbox.put(reserved), Put::Ignored));
+    assert!(matches!(bench.mailbox.put(reserved.clone()), Put::Ignored));
+    assert_eq!(bench.mailbox.reserve(&reserved), Err(Full::Ended));
     assert_eq!(bench.bytes(), 0);
     assert!(bench.mailbox.held_by(&bench.line).is_none());
     assert!(matches!(bench.line.poll_calls(&mut Context::from_waker(Waker::noop())), Poll::Ready(_)));

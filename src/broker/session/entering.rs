@@ -80,6 +80,7 @@ impl Session {
             stopping: false,
             will: connect.will.take(),
             said_goodbye: false,
+            is_known: present,
             may_outlive: connect.session_expiry > 0,
             broker: Arc::clone(broker),
         });
@@ -114,6 +115,7 @@ impl Session {
         answer: ConnAck,
         out: &mut BytesMut,
     ) -> Result<(), End> {
+        self.is_known = true;
         // It may have taken a while.
         self.last_heard = Instant::now();
         Ok(self.outlet.answer(&Answer::ConnAck(answer), out)?)
@@ -177,6 +179,12 @@ impl Session {
     pub(super) fn leave(&mut self) {
         let now = self.broker.clock.stamp();
         let mut changes = std::mem::take(&mut self.backlog);
+        if !self.is_known
+            && let Some(mut held) = self.mailbox.held_by(&self.line)
+        {
+            // It would be present to a client that knows nothing of it (MQTT-3.2.2-4).
+            held.expiry = 0;
+        }
         let writer = &mut self.publisher.writer;
         if let Some(held) = self.mailbox.held_by(&self.line)
             && held.expiry > 0

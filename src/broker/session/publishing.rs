@@ -44,8 +44,14 @@ impl Session {
         if publish.topic_alias.is_some() {
             self.resolve_alias(&mut publish)?;
         }
+        let max = self.broker.limits.max_inflight;
         if publish.qos == Qos::ExactlyOnce {
-            let original = self.history.lock().ok_or(End::TakenOver)?.received(publish.packet_id);
+            let history = self.history.lock().ok_or(End::TakenOver)?;
+            let (original, count) = (history.received(publish.packet_id), history.received_count());
+            drop(history);
+            if original.is_none() && count >= max.into() {
+                return Err(too_many(max));
+            }
             if let Some(original) = original {
                 // Until it is released this is the same publish, whatever it holds (MQTT-4.3.3-2, in 5.0 -10).
                 self.broker.counters.retransmissions.add(1);
@@ -54,11 +60,8 @@ impl Session {
             }
         }
         if publish.qos != Qos::AtMostOnce {
-            let max = self.broker.limits.max_inflight;
             if self.version == Version::V5 && self.in_flight >= max {
-                // MQTT-3.3.4-9.
-                let what = format!("more than {max} publishes without an ack, the receive maximum");
-                return Err(End::refused(Refusal::ProtocolViolation, Reason::ReceiveMaximumExceeded, what));
+                return Err(too_many(max));
             }
             self.in_flight = self.in_flight.saturating_add(1);
         }
@@ -185,6 +188,12 @@ impl Session {
             None => Ok(()),
         }
     }
+}
+
+/// MQTT-3.3.4-9. In 3.1.1, where a client is not told how many there may be, it holds for QoS 2 alone: others wait.
+fn too_many(max: u16) -> End {
+    let what = format!("more than {max} publishes without an end, the receive maximum");
+    End::refused(Refusal::ProtocolViolation, Reason::ReceiveMaximumExceeded, what)
 }
 
 /// Why a publish is not taken, and what its publisher is told.

@@ -147,3 +147,22 @@ async fn acks_of_both_kinds_leave_in_the_order_of_the_publishes() {
     plug.send(&publishes).await;
     plug.expect(&acks).await;
 }
+
+#[tokio::test]
+async fn publishes_that_are_never_released_are_bounded() {
+    let limits = config::Listener { max_inflight: 2, ..config::Listener::default() };
+    let gateway = Gateway::start_with(&limits, |_| {});
+    let mut plug = gateway.connect_kept("plug", "c", false).await;
+    for id in 1..=2 {
+        plug.send(&publish2("plug/reading", id, "{}")).await;
+        plug.expect(&ack(PUBREC, id)).await;
+    }
+    plug.send(&publish2("plug/reading", 3, "{}")).await;
+    plug.expect_close().await;
+    let mut plug = gateway.connect_kept("plug", "c", true).await;
+    plug.send(&ack(PUBREL, 1)).await;
+    plug.expect(&ack(PUBCOMP, 1)).await;
+    plug.send(&publish2("plug/reading", 3, "{}")).await;
+    plug.expect(&ack(PUBREC, 3)).await;
+    assert_eq!(gateway.buffer.status().accepted, 3);
+}
