@@ -146,3 +146,30 @@ async fn readings_of_many_connections_share_one_sync() {
     let commits = buffer.status().commits;
     assert!((1..=8).contains(&commits), "{commits} commits for 512 readings");
 }
+
+#[test]
+fn the_state_of_an_older_version_is_read_and_has_no_records() {
+    let state =
+        ledger::State { generation: 7, end: 9, records: 3, record_bytes: 300, lost: 2, ..Default::default() };
+    let body = state.encode();
+    assert_eq!(ledger::State::decode(&body), Some(state.clone()));
+    let older = ledger::State { records: 0, record_bytes: 0, lost: 0, ..state };
+    assert_eq!(ledger::State::decode(&body[..body.len() - 24]), Some(older));
+}
+
+#[test]
+fn every_quality_of_service_comes_back_and_an_older_reader_takes_2_for_1() {
+    use block::{Base, Record, put_record, take_record};
+    for (qos, older) in [(Qos::AtMostOnce, 0), (Qos::AtLeastOnce, 1), (Qos::ExactlyOnce, 1)] {
+        let device = DeviceId::parse("plug").unwrap();
+        let mut bytes = Vec::new();
+        put_record(
+            &mut bytes,
+            &Base::ZERO,
+            &Record::from(&Incoming { qos, ..incoming(&device, b"x", None) }),
+        );
+        assert_eq!(bytes[0] & 1, older);
+        let found = take_record(&mut frame::Fields::new(&bytes), &Base::ZERO).unwrap();
+        assert_eq!(found.qos, qos);
+    }
+}
