@@ -29,6 +29,10 @@ const MEMORY_KIB: u32 = 19 * 1024;
 const PASSES: u32 = 2;
 const LANES: u32 = 1;
 
+/// A hash that was made elsewhere may want more, up to this.
+const MAX_MEMORY_KIB: u32 = 128 * 1024;
+const MAX_PASSES: u32 = 10;
+
 const SALT_BYTES: usize = 16;
 
 /// A longer password is refused unseen.
@@ -122,7 +126,11 @@ fn argon2id() -> Argon2<'static> {
 
 /// Computes what a verification computes. Without a hash it is as slow, and `false`.
 fn verify(password: &[u8], hash: Option<&PasswordHash>) -> bool {
+    let is_cheap = |params: Params| {
+        params.m_cost() <= MAX_MEMORY_KIB && params.t_cost() <= MAX_PASSES && params.p_cost() <= 16
+    };
     let parsed = hash.and_then(|hash| Phc::new(&hash.0).ok());
+    let parsed = parsed.filter(|parsed| Params::try_from(parsed).is_ok_and(is_cheap));
     match parsed {
         Some(parsed) => argon2id().verify_password(password, &parsed).is_ok(),
         None => {

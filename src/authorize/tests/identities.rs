@@ -131,6 +131,18 @@ async fn a_user_who_does_not_exist_costs_as_much_as_a_wrong_password() {
 }
 
 #[tokio::test]
+async fn a_hash_that_wants_too_much_memory_or_is_none_lets_nobody_in() {
+    let mut gate = Gate::new(PASSWORDS).with_password("plug", "tulip");
+    let written = serde_json::to_string(&gate.devices).unwrap();
+    for (good, bad) in [("m=19456", "m=4000000"), ("t=2", "t=1000"), ("$argon2id$", "$1$")] {
+        let written = written.replacen(good, bad, 1);
+        assert!(written.contains(bad), "{bad}");
+        gate.devices = serde_json::from_str(&written).unwrap();
+        assert_eq!(gate.login("plug", "tulip").await, Err(BAD_PASSWORD), "{bad}");
+    }
+}
+
+#[tokio::test]
 async fn guessing_costs_the_guesser_and_nobody_else() {
     let gate = Gate::new(PASSWORDS).with_password("plug", "tulip").with_password("lamp", "rose");
     gate.login("plug", "tulip").await.unwrap();
