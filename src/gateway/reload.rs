@@ -63,7 +63,6 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("websocket", old.websocket != new.websocket),
         ("plain", old.plain != new.plain),
         ("limits", old.limits != new.limits),
-        ("anonymous.name", old.access.anonymous != new.access.anonymous),
         ("sessions", old.sessions != new.sessions),
         ("retained", old.retained != new.retained),
         ("buffer", old.buffer != new.buffer),

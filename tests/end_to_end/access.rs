@@ -1,9 +1,12 @@
 //! Who may do what, and what changes it while the gateway runs.
 
+use rumqttc::QoS::AtMostOnce;
+use rumqttc::mqttbytes::v4::SubscribeReasonCode::{Failure, Success};
+use rustix::process::Signal;
 use tampu::authorize::{Registry, RegistryError};
 use tampu::message::DeviceId;
 
-use crate::harness::mqtt::Device;
+use crate::harness::mqtt::{Device, without_certificate};
 use crate::harness::{Gateway, Home, text};
 
 #[test]
@@ -41,6 +44,62 @@ fn a_damaged_registry_is_an_alarm_and_changes_nothing() {
     let (status, home) = gateway.terminate();
     assert!(status.success());
     Device::connect(home.start().address, &credentials, "plug").publish("plug/readings", "{\"t\":2}");
+}
+
+#[test]
+fn what_a_rule_denies_does_not_come_through_a_wildcard_either() {
+    let rules = "[[acl]]\neffect = \"deny\"\ndevice = \"panel\"\nsubscribe = [\"+/secret\"]\n\
+                 [[acl]]\ndevice = \"panel\"\nsubscribe = [\"#\"]\n";
+    let gateway = Gateway::start(rules);
+    let mut panel = Device::connect(gateway.address, &gateway.home.device("panel"), "panel");
+    let mut plug = Device::connect(gateway.address, &gateway.home.device("plug"), "plug");
+    let wanted = [("plug/secret", AtMostOnce), ("#", AtMostOnce)];
+    assert_eq!(panel.subscribe(&wanted), [Failure, Success(AtMostOnce)]);
+    for topic in ["plug/secret", "plug/state"] {
+        plug.publish(topic, "x");
+    }
+    assert_eq!(panel.receive().topic, "plug/state");
+
+    // A rule that comes later holds for the subscription that is there.
+    gateway.home.configure(&rules.replace("+/secret", "+/state"));
+    gateway.signal(Signal::HUP);
+    gateway.wait_for_log("the reload is done", |line| line.text().contains("reloaded"));
+    for topic in ["plug/state", "plug/secret"] {
+        plug.publish(topic, "y");
+    }
+    assert_eq!(panel.receive().topic, "plug/secret");
+}
+
+#[test]
+fn anonymous_devices_can_get_another_name_while_the_gateway_runs() {
+    let settings = |name: &str| {
+        format!(
+            "[listener]\nclient_auth = \"optional\"\n[anonymous]\nname = {name:?}\n\
+             [[acl]]\ndevice = {name:?}\npublish = [\"of/{{device}}\"]\n"
+        )
+    };
+    let gateway = Gateway::start(&settings("before"));
+    let tls = without_certificate(&gateway.home.device("plug").ca);
+    let connect = || Device::try_connect(gateway.address, Some(&tls), "sketch").unwrap();
+    let mut sketch = connect();
+    sketch.publish("of/before", "x");
+    gateway.home.configure(&settings("after"));
+    gateway.signal(Signal::HUP);
+    gateway.wait_for_log("nothing needs a restart", |line| line.text().contains("\"reloaded\""));
+    sketch.wait_until_closed();
+    connect().publish("of/after", "x");
+    assert!(connect().try_publish("of/before", "x").is_err());
+}
+
+#[test]
+fn check_reads_the_keys_of_tokens_and_the_registry() {
+    let home =
+        Home::new("[[jwt]]\nname = \"cloud\"\nalgorithm = \"ES256\"\nkey_file = \"/nowhere/key.pem\"\n");
+    std::fs::create_dir(home.path("data")).unwrap();
+    std::fs::write(home.path("data/devices.json"), "{ torn").unwrap();
+    let said = text(&home.tampu(&["check"]));
+    assert!(said.contains("jwt.cloud: /nowhere/key.pem: No such file"), "{said}");
+    assert!(said.contains("devices.json cannot be used"), "{said}");
 }
 
 #[test]
