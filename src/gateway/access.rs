@@ -2,6 +2,7 @@
 //! the files of keys.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -135,13 +136,13 @@ impl State {
             self.registry.trouble().map(ToString::to_string).into_iter().chain(keys).collect();
         self.told.retain(|told, at| troubles.contains(told) && at.elapsed() < REMIND_EVERY);
         for trouble in troubles {
-            if !self.told.contains_key(&trouble) {
+            if let Entry::Vacant(new) = self.told.entry(trouble) {
                 tracing::error!(
-                    %trouble,
+                    trouble = %new.key(),
                     "what was last known stays in force; what was never known is not believed, and a certificate \
                      that was revoked may be, until this is mended"
                 );
-                self.told.insert(trouble, Instant::now());
+                new.insert(Instant::now());
             }
         }
     }
