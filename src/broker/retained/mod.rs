@@ -26,9 +26,6 @@ use crate::message::{Topic, TopicFilter};
 /// else is retained.
 const LEAST_BYTES: u64 = 512;
 
-/// The largest record of the store.
-const MAX_RECORD_BYTES: usize = 1024 * 1024;
-
 /// All retained messages.
 #[derive(Debug)]
 pub(super) struct Retained {
@@ -128,7 +125,7 @@ impl Retained {
             Some(record) => {
                 let bytes = kept.bytes - older.map_or(0, Entry::cost) + cost(message);
                 let is_one_too_many = older.is_none() && kept.topics.len() >= self.bounds.max_messages;
-                if is_one_too_many || bytes > self.bounds.max_bytes || record.len() > MAX_RECORD_BYTES {
+                if is_one_too_many || bytes > self.bounds.max_bytes {
                     return Err(Refusal::RetainedFull);
                 }
                 Some(Change::Put(key(number), record))

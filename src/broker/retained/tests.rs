@@ -133,14 +133,6 @@ fn a_new_topic_beyond_a_bound_is_refused_and_a_small_one_that_is_there_can_alway
 }
 
 #[test]
-fn a_message_that_the_store_could_not_hold_is_refused() {
-    let retained = retained(10, 1 << 30);
-    let largest = vec![b'!'; MAX_RECORD_BYTES];
-    assert_eq!(retained.plan(&message("a", &largest)).err(), Some(Refusal::RetainedFull));
-    assert!(retained.plan(&message("a", &largest[..MAX_RECORD_BYTES - 100])).is_ok());
-}
-
-#[test]
 fn a_message_whose_time_is_over_is_not_given_and_then_swept() {
     let ((clock, _dir), retained, mut disk) = (clock(), retained(10, 1 << 20), Disk::default());
     let now = clock.stamp();
