@@ -144,8 +144,30 @@ judged! {
         });
         let Some(most) = most else { return };
         // The length alone says it.
-        client.send(&Body::new().u8(0x30).varint(most).raw(b"\0\x05large").raw(&[0; 1_000]).unframed());
+        client.send(Body::new().u8(0x30).varint(most).raw(b"\0\x05large").raw(&[0; 1_000]).unframed());
         let reason = client.expect_closed();
         assert!(reason.is_none_or(|reason| reason == 0x95), "{reason:x?}");
+    }
+
+    /// v5: MQTT-3.3.4-9, MQTT-4.4.0-1
+    fn the_quota_holds_for_what_is_sent_again_too(version = V5) {
+        let topic = unique("again");
+        let connect = absent(version, &topic, 2);
+        let mut client = Client::connect(&connect);
+        for n in 0..4 {
+            publish(version, &Publish::new(&topic, &n.to_string()).qos(1 + n % 2, 0));
+            client.expect(Kind::Publish);
+        }
+        client.cut();
+        let mut client = Client::connect(&connect.with(Prop::ReceiveMaximum(2)));
+        let first = client.expect(Kind::Publish);
+        let second = client.expect(Kind::Publish);
+        client.expect_nothing();
+        assert_eq!([first.text(), second.text()], ["0", "1"]);
+        client.send(&packet::ack(0x40, first.id()));
+        let third = client.expect(Kind::Publish);
+        client.expect_nothing();
+        client.send(&packet::ack(0x40, third.id()));
+        assert_eq!(client.message().text(), "3");
     }
 }

@@ -3,6 +3,8 @@
 //! A test's doc comment names its statements, by version; `docs/mqtt-conformance.md` lists all statements, and
 //! `page` holds the two together.
 
+#![allow(clippy::unwrap_used, reason = "all of it is test; clippy knows functions marked as one alone")]
+
 #[path = "../harness/mod.rs"]
 mod harness;
 

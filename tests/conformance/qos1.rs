@@ -119,4 +119,41 @@ judged! {
         assert_eq!(subscriber.message().text(), "m");
         subscriber.expect_nothing();
     }
+
+    /// v3: MQTT-4.6.0-6, MQTT-4.4.0-1 · v5: MQTT-4.6.0-5, MQTT-4.4.0-1
+    fn what_is_sent_again_comes_before_what_has_waited(version) {
+        let topic = unique("before");
+        let connect = absent(version, &topic, 2);
+        for qos in 1..3 {
+            let mut client = Client::connect(&connect);
+            for payload in ["0", "1"] {
+                publish(version, &Publish::new(&topic, payload).qos(qos, 0));
+                client.expect(Kind::Publish);
+            }
+            client.cut();
+            for payload in ["2", "3"] {
+                publish(version, &Publish::new(&topic, payload).qos(qos, 0));
+            }
+            let mut client = Client::connect(&connect);
+            let found: Vec<_> = (0..4).map(|_| client.message()).collect();
+            let texts: Vec<_> = found.iter().map(Received::text).collect();
+            let dups: Vec<_> = found.iter().map(Received::dup).collect();
+            assert_eq!((texts, dups), (vec!["0", "1", "2", "3"], vec![true, true, false, false]));
+            client.disconnect();
+        }
+    }
+
+    /// v3: MQTT-4.4.0-1, MQTT-3.1.4-2 · v5: MQTT-4.4.0-1, MQTT-3.1.4-3
+    fn who_takes_a_session_over_is_sent_what_the_first_has_not_acknowledged(version) {
+        let topic = unique("over");
+        let connect = absent(version, &topic, 1);
+        let mut first = Client::connect(&connect);
+        publish(version, &Publish::new(&topic, "m").qos(1, 0));
+        let id = first.expect(Kind::Publish).id();
+        let mut second = Client::connect(&connect);
+        let again = second.message();
+        assert_eq!((again.text(), again.id(), again.dup()), ("m", id, true));
+        first.expect_closed();
+        second.expect_nothing();
+    }
 }

@@ -150,4 +150,19 @@ judged! {
             ends(version, &packet::ack(first, 1), &[0x81]);
         }
     }
+
+    /// v3: MQTT-3.1.2-6 · v5: MQTT-3.1.2-4
+    fn a_clean_start_forgets_what_its_client_had_begun(version) {
+        let topic = unique("begun");
+        let mut subscriber = Client::new(version, "subscriber");
+        subscriber.subscribe(&[(&topic, 2)]);
+        let connect = Connect::new(version, &unique("publisher")).persistent();
+        for (connect, payload) in [(connect.clone(), "first"), (Connect { clean: true, ..connect }, "second")] {
+            let mut publisher = Client::connect(&connect);
+            publisher.send(&Publish::new(&topic, payload).qos(2, 40).packet(version));
+            publisher.expect_ack(Kind::PubRec, 40);
+            publisher.cut();
+            assert_eq!(subscriber.message().text(), payload);
+        }
+    }
 }

@@ -141,4 +141,15 @@ judged! {
         assert!(client.expect_closed().is_none_or(|reason| reason == 0x82));
         assert!(!Client::connected(&Connect::new(version, &id).persistent()).1.session_present);
     }
+
+    /// v3: MQTT-3.1.3-2 · v5: MQTT-3.1.3-2
+    fn a_session_is_the_same_whatever_version_its_client_speaks(version) {
+        let topic = unique("version");
+        let connect = absent(version, &topic, 1);
+        publish(version, &Publish::new(&topic, "waits").qos(1, 0));
+        let other = if version == V3 { V5 } else { V3 };
+        let (mut client, ack) = Client::connected(&Connect::new(other, &connect.client_id).persistent());
+        assert!(ack.session_present);
+        assert_eq!(client.message().text(), "waits");
+    }
 }

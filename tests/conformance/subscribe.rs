@@ -164,4 +164,44 @@ judged! {
         let publish = Publish::new(&unique("identified"), "m").with(Prop::SubscriptionId(1));
         ends(version, &publish.packet(version), &[0x81, 0x82]);
     }
+
+    /// v3: MQTT-3.8.4-4, MQTT-3.8.4-3 · v5: MQTT-3.8.4-5, MQTT-3.8.4-3
+    fn a_filter_that_is_twice_in_a_packet_is_replaced_by_its_last(version) {
+        let topic = unique("double");
+        let mut client = Client::new(version, "double");
+        assert_eq!(client.subscribe(&[(&topic, 2), (&topic, 0), (&topic, 1)]), [2, 0, 1]);
+        client.publish(&Publish::new(&topic, "m").qos(2, 0));
+        assert_eq!(client.message().qos(), 1);
+        client.expect_nothing();
+    }
+
+    /// v5: MQTT-3.8.3-3, MQTT-3.3.4-3
+    fn no_local_of_one_subscription_is_not_that_of_another(version = V5) {
+        let topic = unique("local");
+        let mut client = Client::new(version, "local");
+        let (name, plus) = (format!("{topic}/a"), format!("{topic}/+"));
+        client.subscribe_with(&[(&name, 2 | NO_LOCAL)], &[Prop::SubscriptionId(1)]);
+        client.subscribe_with(&[(&plus, 1)], &[Prop::SubscriptionId(2)]);
+        client.publish(&Publish::new(&name, "own").qos(2, 0));
+        let message = client.message();
+        assert_eq!((message.text(), message.qos()), ("own", 1));
+        assert_eq!(message.properties, [Prop::SubscriptionId(2)]);
+        client.expect_nothing();
+    }
+
+    /// v5: MQTT-3.3.4-3
+    fn retained_messages_and_those_that_waited_have_identifiers_too(version = V5) {
+        let topic = unique("identified");
+        let connect = Connect::new(version, &unique("identified")).persistent();
+        let mut client = Client::connect(&connect);
+        publish(version, &Publish::new(&topic, "retained").qos(1, 0).retained());
+        client.subscribe_with(&[(&topic, 1)], &[Prop::SubscriptionId(77)]);
+        let retained = client.message();
+        client.disconnect();
+        publish(version, &Publish::new(&topic, "").qos(1, 0).retained());
+        let waited = Client::connect(&connect).message();
+        for (message, text) in [(retained, "retained"), (waited, "")] {
+            assert_eq!((message.text(), &message.properties[..]), (text, &[Prop::SubscriptionId(77)][..]));
+        }
+    }
 }

@@ -90,11 +90,13 @@ judged! {
     }
 
     /// v5: MQTT-3.1.2-10
-    fn a_disconnect_with_reason_4_publishes_the_will(version = V5) {
-        let (mut client, mut heir, _) = testator(version, Will::new(&unique("will"), "as asked"));
-        client.send(&packet::disconnect(4, &[]));
-        client.expect_closed();
-        assert_eq!(heir.message().text(), "as asked");
+    fn a_disconnect_with_another_reason_publishes_the_will(version = V5) {
+        for reason in [0x04, 0x80, 0x98] {
+            let (mut client, mut heir, _) = testator(version, Will::new(&unique("will"), "as asked"));
+            client.send(&packet::disconnect(reason, &[]));
+            client.expect_closed();
+            assert_eq!(heir.message().text(), "as asked");
+        }
     }
 
     /// v5: MQTT-3.1.3-10
