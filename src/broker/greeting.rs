@@ -7,10 +7,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
 use super::session::{End, Session, Welcome};
-use super::wire::{self, Answer, ConnAck, Connect, Reason, Version};
+use super::wire::{self, Answer, Connect, Reason, Version};
 use super::{Moment, Peer, Shared};
 use crate::authorize::refusals::Refusal;
 use crate::authorize::{Credentials, DeniedAnswer, Principal};
+use crate::buffer::Mark;
 use crate::message::DeviceId;
 
 /// Bytes of a CONNECT, which comes before anything is known of the client but its certificate:
@@ -30,8 +31,7 @@ pub(super) fn serve<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> impl Future<Output = ()> {
     async move {
         let _counted = Counted::new(&broker);
-        // What a greeting needs is not needed for as long as the connection lives.
-        let end = match Box::pin(greet(&broker, &mut connection, &peer, &cancel)).await {
+        let end = match greet(&broker, &mut connection, &peer, &cancel).await {
             Ok(mut session) => {
                 let Err(end) = session.run(&mut connection, &cancel).await;
                 session.say_goodbye(&end, &mut connection.out);
@@ -90,19 +90,47 @@ async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
     peer: &Peer,
     cancel: &CancellationToken,
 ) -> Result<Box<Session>, End> {
+    // What is needed to find out who it is, is not needed for as long as the connection lives; it is gone before
+    // anything is allocated that is, so that it leaves no hole between.
+    let (mut connect, who) = Box::pin(identify(broker, connection, peer, cancel)).await?;
+    let end = match Session::enter(broker, who, peer.address, &mut connect) {
+        Ok(Welcome { mut session, answer, behind }) => {
+            let durable = match behind == Mark::default() {
+                true => Ok(()),
+                false => Box::pin(in_time(broker, cancel, session.until_durable(behind), not_ready)).await,
+            };
+            match durable {
+                Ok(()) => {
+                    session.answer_connect(answer, &mut connection.out)?;
+                    session.tell_of(&connect);
+                    return Ok(session);
+                }
+                Err(end) => end,
+            }
+        }
+        Err(end) => end,
+    };
+    refuse(broker, &end, connect.version, connect.max_packet_bytes, connection);
+    Err(end)
+}
+
+fn not_ready() -> End {
+    End::refused(Refusal::NotReady, Reason::ServerUnavailable, "the buffer is not ready for a session")
+}
+
+/// Waits for the CONNECT, and finds out who it is from.
+async fn identify<S: AsyncRead + AsyncWrite + Unpin>(
+    broker: &Arc<Shared>,
+    connection: &mut Connection<S>,
+    peer: &Peer,
+    cancel: &CancellationToken,
+) -> Result<(Box<Connect>, Arc<Principal>), End> {
     let connect = in_time(broker, cancel, read_connect(broker, connection), || {
         End::refused(Refusal::ConnectTimeout, Reason::UnspecifiedError, "no CONNECT came in time")
     });
-    let mut connect = connect.await?;
-    let welcome = in_time(broker, cancel, welcome(broker, peer, &mut connect), || {
-        End::refused(Refusal::NotReady, Reason::ServerUnavailable, "the buffer is not ready for a session")
-    });
-    match welcome.await {
-        Ok((mut session, answer)) => {
-            session.answer_connect(answer, &mut connection.out)?;
-            session.tell_of(&connect);
-            Ok(session)
-        }
+    let connect = Box::new(connect.await?);
+    match in_time(broker, cancel, let_in(broker, peer, &connect), not_ready).await {
+        Ok(who) => Ok((connect, who)),
         Err(end) => {
             refuse(broker, &end, connect.version, connect.max_packet_bytes, connection);
             Err(end)
@@ -144,22 +172,15 @@ async fn read_connect<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Lets the client in.
-async fn welcome(
-    broker: &Arc<Shared>,
-    peer: &Peer,
-    connect: &mut Connect,
-) -> Result<(Box<Session>, ConnAck), End> {
+/// Whether the client is let in, and as whom.
+async fn let_in(broker: &Shared, peer: &Peer, connect: &Connect) -> Result<Arc<Principal>, End> {
     if connect.authentication_method.is_some() {
         let what = "it asks for a method of authentication, and there is none";
         return Err(End::refused(Refusal::AuthenticationMethod, Reason::BadAuthenticationMethod, what));
     }
     // What an earlier process has kept must be known before it can be said what is present.
     broker.ready.wait().await;
-    let who = authenticate(broker, peer, connect).await?;
-    let Welcome { session, answer, behind } = Session::enter(broker, who, peer.address, connect)?;
-    session.until_durable(behind).await?;
-    Ok((session, answer))
+    authenticate(broker, peer, connect).await
 }
 
 async fn authenticate(broker: &Shared, peer: &Peer, connect: &Connect) -> Result<Arc<Principal>, End> {
