@@ -12,8 +12,8 @@ use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use crate::harness::Gateway;
 
-/// Everything is allowed, and there is room for what all tests leave behind: who may do what, and how much, is judged
-/// elsewhere.
+/// Everything is allowed but what is below `forbidden`, and there is room for what all tests leave behind: who may do
+/// what, and how much, is judged elsewhere.
 const SETTINGS: &str = r##"
 [listener]
 max_connections_per_device = 10000
@@ -28,6 +28,12 @@ max_reconnect_delay = "0s"
 
 [sessions]
 max_kept_per_device = 10000
+
+[[acl]]
+effect = "deny"
+device = "judge"
+publish = ["forbidden/#"]
+subscribe = ["forbidden/#"]
 
 [[acl]]
 device = "judge"
@@ -57,6 +63,11 @@ impl Broker {
                 Self::Ours { gateway, tls }
             }
         })
+    }
+
+    /// Whether it knows the rules above: another broker may allow more.
+    pub(crate) fn is_ours(&self) -> bool {
+        matches!(self, Self::Ours { .. })
     }
 
     pub(crate) fn open(&self) -> Box<dyn Transport> {

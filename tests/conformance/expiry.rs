@@ -67,7 +67,7 @@ judged! {
         let mut client = Client::connect(&connect);
         let (published, released) = (unique("published"), unique("released"));
         for payload in [&published, &released] {
-            publish(version, &Publish::new(&topic, payload).qos(2, 0).with(Prop::MessageExpiry(1)));
+            publish(version, &Publish::new(&topic, payload).qos(2, 0).with(Prop::MessageExpiry(2)));
         }
         let first = client.expect(Kind::Publish);
         let second = client.expect(Kind::Publish);
@@ -75,11 +75,11 @@ judged! {
         client.expect_ack(Kind::PubRel, second.id());
         // And the other way: what a publisher has begun is gone through with.
         let mut publisher = Client::new(version, "publisher");
-        let incoming = Publish::new(&unique("nobody"), "m").qos(2, 8).with(Prop::MessageExpiry(1));
+        let incoming = Publish::new(&unique("nobody"), "m").qos(2, 8).with(Prop::MessageExpiry(2));
         publisher.send(&incoming.packet(version));
         publisher.expect_ack(Kind::PubRec, 8);
         client.cut();
-        std::thread::sleep(Duration::from_millis(2_100));
+        std::thread::sleep(Duration::from_millis(3_100));
         publisher.send(&packet::ack(0x62, 8));
         assert_eq!(publisher.expect_ack(Kind::PubComp, 8).reason(), 0);
         let mut client = Client::connect(&connect);
@@ -96,17 +96,17 @@ judged! {
     /// v5: MQTT-4.1.0-2
     fn a_session_ends_when_its_time_is_over(version = V5) {
         let topic = unique("session");
-        let connect = Connect::new(version, &unique("session")).with(Prop::SessionExpiry(1));
+        let connect = Connect::new(version, &unique("session")).with(Prop::SessionExpiry(3));
         let connect = Connect { clean: false, ..connect };
         let mut client = Client::connect(&connect);
         client.subscribe(&[(&topic, 1)]);
         // Its time does not run while it is connected.
-        std::thread::sleep(Duration::from_millis(1_500));
+        std::thread::sleep(Duration::from_millis(3_500));
         client.cut();
         let (client, ack) = Client::connected(&connect);
         assert!(ack.session_present);
         client.disconnect();
-        std::thread::sleep(Duration::from_millis(2_500));
+        std::thread::sleep(Duration::from_millis(4_500));
         publish(version, &Publish::new(&topic, "nobody").qos(1, 0));
         let (mut client, ack) = Client::connected(&connect);
         assert!(!ack.session_present);

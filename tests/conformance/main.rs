@@ -15,6 +15,7 @@ mod steps;
 
 /// What nearly every test needs.
 mod prelude {
+    pub(crate) use crate::broker::Broker;
     pub(crate) use crate::client::{Client, Connect, Publish, V3, V5, Version, Will, unique};
     pub(crate) use crate::packet::{self, Body, Kind, Prop, Received};
     pub(crate) use crate::steps::*;

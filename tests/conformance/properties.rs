@@ -93,15 +93,15 @@ judged! {
     fn who_does_not_want_reasons_explained_gets_none(version = V5) {
         let connect = Connect::new(version, &unique("quiet")).with(Prop::RequestProblem(0));
         let mut client = Client::connect(&connect);
-        client.send(&Publish::new("$SYS/denied", "").qos(1, 1).packet(version));
+        client.send(&Publish::new("forbidden/a", "").qos(1, 1).packet(version));
         let mut answers = vec![client.expect(Kind::PubAck)];
-        client.send(&Publish::new("$SYS/denied", "").qos(2, 2).packet(version));
+        client.send(&Publish::new("forbidden/a", "").qos(2, 2).packet(version));
         answers.push(client.expect(Kind::PubRec));
         client.send(&packet::ack(0x62, 3));
         answers.push(client.expect(Kind::PubComp));
         client.send(&packet::ack(0x50, 4));
         answers.push(client.expect(Kind::PubRel));
-        client.send(&packet::subscribe(version, 5, &[("$SYS/#", 0), ("$share/x/$SYS/#", 0)], &[]));
+        client.send(&packet::subscribe(version, 5, &[("forbidden/#", 0), ("$share/x/forbidden/#", 0)], &[]));
         answers.push(client.expect(Kind::SubAck));
         client.send(&packet::unsubscribe(version, 6, &["nothing"]));
         answers.push(client.expect(Kind::UnsubAck));

@@ -144,7 +144,7 @@ judged! {
     fn a_publish_that_is_not_allowed_is_acknowledged_or_ends_the_connection(version) {
         for qos in 1..3 {
             let mut client = Client::new(version, "denied");
-            client.send(&Publish::new("$SYS/denied", "no").qos(qos, 5).packet(version));
+            client.send(&Publish::new("forbidden/a", "no").qos(qos, 5).packet(version));
             client.send(&[0xE0, 0]);
             let ack = if qos == 1 { Kind::PubAck } else { Kind::PubRec };
             for answer in client.until_closed() {

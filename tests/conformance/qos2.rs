@@ -133,7 +133,7 @@ judged! {
     fn an_identifier_whose_publish_was_refused_is_a_new_message(version = V5) {
         let topic = unique("refused");
         let (mut subscriber, mut publisher) = pair(version, &topic, 2);
-        publisher.send(&Publish::new("$SYS/refused", "no").qos(2, 36).packet(version));
+        publisher.send(&Publish::new("forbidden/a", "no").qos(2, 36).packet(version));
         let refused = publisher.expect_ack(Kind::PubRec, 36).reason();
         if refused < 0x80 {
             // This server takes anything.

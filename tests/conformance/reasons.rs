@@ -10,17 +10,17 @@ judged! {
         let most = 40;
         let small = || Connect::new(version, &unique("small")).with(Prop::MaximumPacket(most));
         let mut client = Client::connect(&small());
-        client.send(&Publish::new("$SYS/denied", "").qos(1, 1).packet(version));
+        client.send(&Publish::new("forbidden/a", "").qos(1, 1).packet(version));
         client.expect(Kind::PubAck);
-        client.send(&Publish::new("$SYS/denied", "").qos(2, 2).packet(version));
+        client.send(&Publish::new("forbidden/a", "").qos(2, 2).packet(version));
         client.expect(Kind::PubRec);
         client.send(&packet::ack(0x62, 3));
         client.expect(Kind::PubComp);
         client.send(&packet::ack(0x50, 4));
         client.expect(Kind::PubRel);
-        client.send(&packet::subscribe(version, 5, &[("$SYS/#", 0), ("$share/x/$SYS/#", 0)], &[]));
+        client.send(&packet::subscribe(version, 5, &[("forbidden/#", 0), ("$share/x/forbidden/#", 0)], &[]));
         client.expect(Kind::SubAck);
-        client.send(&packet::unsubscribe(version, 6, &["nothing", "$SYS/#"]));
+        client.send(&packet::unsubscribe(version, 6, &["nothing", "forbidden/#"]));
         client.expect(Kind::UnsubAck);
         client.send(&Publish::new("wild/+", "").packet(version));
         client.expect_closed();
@@ -45,6 +45,24 @@ judged! {
             let reason = client.expect_closed().expect("a DISCONNECT says why");
             assert!(reasons.contains(&reason), "{reason:#x} for {packet:x?}");
         }
+    }
+
+    /// v5: MQTT-3.1.4-2, MQTT-3.4.2-1, MQTT-3.5.2-1, MQTT-3.9.3-2
+    fn what_is_not_allowed_is_refused_with_its_reason(version = V5) {
+        if !Broker::get().is_ours() {
+            return; // It may allow everything.
+        }
+        let mut client = Client::new(version, "forbidden");
+        for qos in 1..3 {
+            assert_eq!(client.publish(&Publish::new("forbidden/a", "").qos(qos, 0)), 0x87);
+        }
+        assert_eq!(client.subscribe(&[("forbidden/a", 1), ("$share/group/forbidden/+", 0)]), [0x87, 0x87]);
+        // It stays connected.
+        client.expect_nothing();
+        let will = Connect::new(version, &unique("forbidden")).will(Will::new("forbidden/a", ""));
+        let (mut client, ack) = Client::answered(&will);
+        assert_eq!(ack.reason(), 0x87);
+        client.expect_closed();
     }
 
     /// v5: MQTT-3.4.2-1, MQTT-3.5.2-1

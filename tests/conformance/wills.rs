@@ -138,11 +138,11 @@ judged! {
         let topic = unique("will");
         let mut heir = Client::new(version, "heir");
         heir.subscribe(&[(&topic, 2)]);
-        let will = Will { properties: vec![Prop::WillDelay(1)], ..Will::new(&topic, "no words") };
+        let will = Will { properties: vec![Prop::WillDelay(3)], ..Will::new(&topic, "no words") };
         let connect = Connect::new(version, &unique("testator")).persistent().will(will);
         Client::connect(&connect).cut();
         let _back = Client::connect(&Connect { will: None, ..connect });
-        std::thread::sleep(Duration::from_millis(1_500));
+        std::thread::sleep(Duration::from_millis(3_500));
         heir.expect_nothing();
     }
 
