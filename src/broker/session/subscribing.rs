@@ -13,7 +13,12 @@ use crate::message::Qos;
 impl Session {
     pub(super) fn subscribe(&mut self, subscribe: &Subscribe, out: &mut BytesMut) -> Result<(), End> {
         let mut codes = Vec::with_capacity(subscribe.filters.len());
-        for wanted in &subscribe.filters {
+        for (index, wanted) in subscribe.filters.iter().enumerate() {
+            if index >= self.broker.limits.max_subscriptions.saturating_mul(2) {
+                // Each costs a look at the rules, the subscriptions and what is retained; some may be there already.
+                codes.push(Reason::QuotaExceeded);
+                continue;
+            }
             let subscription = Subscription::parse(wanted, subscribe.identifier)?;
             codes.push(match self.grant(subscription, wanted.retain_handling)? {
                 Ok(Qos::AtMostOnce) => Reason::Success,

@@ -219,3 +219,13 @@ async fn an_idle_session_is_small() {
     let bytes = size_of_val(&served);
     assert!(bytes <= 1_536, "{bytes} bytes");
 }
+
+#[tokio::test]
+async fn one_subscribe_is_looked_at_no_further_than_twice_what_a_session_may_hold() {
+    let limits = config::Listener { max_subscriptions: 1, ..config::Listener::default() };
+    let gateway = Gateway::start_with(&limits, |_| {});
+    let mut client = gateway.connect("plug", "c").await;
+    client.send(&subscribe(1, &[("plug/a", 0), ("plug/a", 1), ("plug/a", 2), ("lamp/#", 0)])).await;
+    client.expect(b"\x90\x06\0\x01\0\x01\x80\x80").await;
+    assert_eq!(gateway.refused("subscribe_not_allowed"), 0);
+}
