@@ -129,15 +129,17 @@ judged! {
 
     /// v5: MQTT-3.1.3-7, MQTT-3.2.2-16
     fn a_client_without_an_id_is_told_its_new_one_and_can_come_back_with_it(version = V5) {
-        let assigned = || {
-            let (client, ack) = Client::connected(&Connect::new(version, "").with(Prop::SessionExpiry(60)));
+        let assigned = |clean| {
+            let connect = Connect::new(version, "").with(Prop::SessionExpiry(60));
+            let (client, ack) = Client::connected(&Connect { clean, ..connect });
+            assert!(!ack.session_present);
             client.disconnect();
             ack.find(|property| match property {
                 Prop::AssignedClientId(id) => Some(id.clone()),
                 _ => None,
             })
         };
-        let (id, other) = (assigned().expect("an id is assigned"), assigned());
+        let (id, other) = (assigned(true).expect("an id is assigned"), assigned(false));
         assert_ne!(other.as_ref(), Some(&id), "the id of another session");
         let (_client, ack) = Client::connected(&Connect::new(version, &id).persistent());
         assert!(ack.session_present, "the session belongs to the id that was assigned");

@@ -12,6 +12,10 @@ judged! {
             let mut client = Client::new(version, "bye");
             client.send(&packet::disconnect(0, &[]));
             assert_eq!(client.expect_closed(), None);
+            // A reason without properties.
+            let mut client = Client::new(version, "bye");
+            client.send(&[0xE0, 1, 0]);
+            assert_eq!(client.expect_closed(), None);
         }
     }
 

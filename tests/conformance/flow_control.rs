@@ -170,4 +170,47 @@ judged! {
         client.send(&packet::ack(0x40, third.id()));
         assert_eq!(client.message().text(), "3");
     }
+
+    /// v5: MQTT-4.9.0-3, MQTT-3.3.4-1
+    fn as_many_publishes_at_a_time_as_the_server_takes_are_served(version = V5) {
+        let topic = unique("many");
+        let (mut client, ack) = Client::connected(&Connect::new(version, &unique("many")));
+        let most = ack.find(|property| match property {
+            Prop::ReceiveMaximum(most) => Some(*most),
+            _ => None,
+        });
+        let ids = || 1..=most.unwrap_or(2_000).min(2_000);
+        for _ in 0..2 {
+            let all: Vec<_> = ids().map(|id| Publish::new(&topic, "m").qos(2, id).packet(version)).collect();
+            client.send(&all.concat());
+            for id in ids() {
+                assert!(client.expect_ack(Kind::PubRec, id).reason() < 0x80);
+            }
+            let all: Vec<_> = ids().map(|id| packet::ack(0x62, id)).collect();
+            client.send(&all.concat());
+            for id in ids() {
+                client.expect_ack(Kind::PubComp, id);
+            }
+        }
+    }
+
+    /// v5: MQTT-3.2.2-15
+    fn a_packet_as_large_as_the_server_takes_is_served(version = V5) {
+        let topic = unique("largest");
+        let (mut client, ack) = Client::connected(&Connect::new(version, &unique("largest")));
+        let most = ack.find(|property| match property {
+            Prop::MaximumPacket(most) => usize::try_from(*most).ok(),
+            _ => None,
+        });
+        let size = most.unwrap_or(1 << 20).min(1 << 20);
+        client.subscribe(&[(&topic, 1)]);
+        let mut publish = Publish::new(&topic, "").qos(1, 1);
+        // The length takes more bytes when the packet is not empty.
+        publish.payload = vec![b'x'; 100_000];
+        let overhead = publish.packet(version).len() - publish.payload.len();
+        publish.payload = vec![b'x'; size - overhead];
+        assert_eq!(publish.packet(version).len(), size);
+        client.publish(&publish);
+        assert!(client.message().payload == publish.payload);
+    }
 }

@@ -156,4 +156,15 @@ judged! {
         first.expect_closed();
         second.expect_nothing();
     }
+
+    /// v3: MQTT-4.3.2-2
+    fn every_publish_of_a_burst_is_acknowledged(version = V3) {
+        let topic = unique("burst");
+        let mut client = Client::new(version, "burst");
+        let all: Vec<_> = (1..=5_000).map(|id| Publish::new(&topic, "m").qos(1, id).packet(version)).collect();
+        client.send(&all.concat());
+        for id in 1..=5_000 {
+            client.expect_ack(Kind::PubAck, id);
+        }
+    }
 }

@@ -162,4 +162,17 @@ judged! {
         assert_eq!(flags(&mut exact), [true, false]);
         forget(version, &[&topic]);
     }
+
+    /// v3: MQTT-3.3.1-6 · v5: MQTT-3.3.1-9
+    fn a_session_that_is_resumed_brings_no_retained_messages(version) {
+        let topic = unique("resumed");
+        publish(version, &Publish::new(&topic, "kept").qos(1, 0).retained());
+        let connect = Connect::new(version, &unique("resumed")).persistent();
+        let mut client = Client::connect(&connect);
+        client.subscribe(&[(&topic, 1)]);
+        assert_eq!(client.message().text(), "kept");
+        client.disconnect();
+        Client::connect(&connect).expect_nothing();
+        forget(version, &[&topic]);
+    }
 }

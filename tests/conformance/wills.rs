@@ -162,4 +162,27 @@ judged! {
             assert_eq!(heir.message().text(), "at the end");
         }
     }
+
+    /// v3: MQTT-4.7.1-1, MQTT-4.7.3-1 · v5: MQTT-4.7.0-1, MQTT-4.7.3-1
+    fn a_wills_topic_is_a_topic_name(version) {
+        for topic in ["", "wild/+", "#"] {
+            let mut client = Client::open(version);
+            client.send(&Connect::new(version, &unique("will")).will(Will::new(topic, "")).packet());
+            let answers = client.until_closed();
+            assert!(answers.iter().all(|answer| answer.reason() > 0), "{topic:?}: {answers:?}");
+        }
+    }
+
+    /// v5: MQTT-3.3.2-14, MQTT-3.1.4-1
+    fn a_wills_properties_are_those_of_a_message(version = V5) {
+        for property in [
+            Prop::ResponseTopic("answers/+".into()),
+            Prop::PayloadFormat(2),
+            Prop::TopicAlias(1),
+            Prop::SessionExpiry(1),
+        ] {
+            let will = Will { properties: vec![property], ..Will::new("will", "") };
+            refused(version, &Connect::new(version, &unique("will")).will(will).packet());
+        }
+    }
 }
