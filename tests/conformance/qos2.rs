@@ -157,12 +157,13 @@ judged! {
         let mut subscriber = Client::new(version, "subscriber");
         subscriber.subscribe(&[(&topic, 2)]);
         let connect = Connect::new(version, &unique("publisher")).persistent();
-        for (connect, payload) in [(connect.clone(), "first"), (Connect { clean: true, ..connect }, "second")] {
-            let mut publisher = Client::connect(&connect);
-            publisher.send(&Publish::new(&topic, payload).qos(2, 40).packet(version));
-            publisher.expect_ack(Kind::PubRec, 40);
-            publisher.cut();
-            assert_eq!(subscriber.message().text(), payload);
-        }
+        let mut publisher = Client::connect(&connect);
+        publisher.send(&Publish::new(&topic, "first").qos(2, 40).packet(version));
+        publisher.expect_ack(Kind::PubRec, 40);
+        publisher.cut();
+        let mut publisher = Client::connect(&Connect { clean: true, ..connect });
+        publisher.publish(&Publish::new(&topic, "second").qos(2, 40));
+        // A server may deliver the first with its PUBREC, or never without its PUBREL.
+        while subscriber.message().text() != "second" {}
     }
 }
