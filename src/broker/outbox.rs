@@ -50,6 +50,9 @@ pub(super) enum Full {
     Ended,
 }
 
+/// So much may wait for a client that is connected, whatever waits for others: a few messages of the usual size.
+const OWN_SHARE_BYTES: usize = 8 * 1024;
+
 const MAIL: u8 = 1;
 const TAKEN_OVER: u8 = 2;
 const RULES_CHANGED: u8 = 4;
@@ -253,7 +256,11 @@ impl Mailbox {
         if after > bounds.max_queued_bytes || count >= bounds.max_queued_messages {
             return Err(Full::Session);
         }
-        if bytes.fetch_add(cost as u64, Ordering::Relaxed) + cost as u64 > bounds.max_total_bytes {
+        // Others that do not read cannot take this from a client that is there and does.
+        let is_own_share = state.line.is_some() && after <= OWN_SHARE_BYTES;
+        if bytes.fetch_add(cost as u64, Ordering::Relaxed) + cost as u64 > bounds.max_total_bytes
+            && !is_own_share
+        {
             bytes.fetch_sub(cost as u64, Ordering::Relaxed);
             return Err(Full::Broker);
         }

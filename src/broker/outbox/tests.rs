@@ -155,6 +155,20 @@ fn all_sessions_together_have_a_bound() {
 }
 
 #[test]
+fn who_is_connected_has_a_share_that_others_cannot_take() {
+    let one = parcel(&"x".repeat(1_000), Qos::AtLeastOnce);
+    let max_total_bytes = 100 * one.cost() as u64;
+    let depot = Depot::new(config::Sessions { max_total_bytes, ..config::Sessions::default() });
+    let hoard = Mailbox::new(1, &depot, 60);
+    while matches!(hoard.put(one.clone()), Put::Queued) {}
+    let (present, absent) = (Mailbox::new(2, &depot, 60), Mailbox::new(3, &depot, 60));
+    present.connect(&Arc::default(), 60);
+    let taken = std::iter::from_fn(|| (!matches!(present.put(one.clone()), Put::Dropped(_))).then_some(()));
+    assert_eq!(taken.count(), OWN_SHARE_BYTES / one.cost());
+    assert!(matches!(absent.put(one), Put::Dropped(Full::Broker)));
+}
+
+#[test]
 fn a_burst_wakes_a_subscriber_once() {
     let (bench, woken) = (Bench::default(), Arc::new(Woken::default()));
     let waker = waker(Arc::clone(&woken));
