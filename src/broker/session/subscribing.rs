@@ -73,6 +73,7 @@ impl Session {
             RetainHandling::Never => false,
         };
         if wants_retained && filter.share.is_none() {
+            self.giving.retain(|giving| giving.filter != filter);
             self.giving.push_back(Giving { filter, qos, identifier, after: None });
             self.mail = true;
         }
@@ -89,6 +90,7 @@ impl Session {
                 Some(place) => {
                     held.subscriptions.swap_remove(place);
                     self.broker.subscriptions.remove([&filter], &self.mailbox);
+                    self.giving.retain(|giving| giving.filter != filter);
                     Reason::Success
                 }
                 None => Reason::NoSubscriptionExisted,
