@@ -10,11 +10,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use rustls::ClientConfig;
 
-use crate::client::Client;
+use crate::client::{Client, LOOPBACK};
 use crate::pki::Pki;
 
 /// `USER_HZ`: the unit of the times in `/proc/<pid>/stat`, 100 on every Linux (proc(5)).
 const TICKS_PER_SECOND: f64 = 100.0;
+
+/// What a broker says, in its directory.
+pub(crate) const LOG: &str = "broker.log";
 
 const START_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -34,10 +37,34 @@ impl Kind {
     }
 }
 
+/// How far connections of one address are bounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Doors {
+    /// Not: all clients have one address.
+    Open,
+    /// As a gateway has it that nobody has configured.
+    AsShipped,
+}
+
+impl Doors {
+    fn limits(self) -> &'static str {
+        match self {
+            Self::Open => {
+                "max_connections_per_address = 10000\nmax_connections_per_device = 10000\n\
+                 [limits]\nconnects_per_second = 10000\nconnect_burst = 10000\n\
+                 handshakes_per_second = 10000\nhandshake_burst = 10000\nmax_reconnect_delay = \"0s\"\n"
+            }
+            Self::AsShipped => "",
+        }
+    }
+}
+
 /// A broker that runs until it is dropped.
 pub(crate) struct Broker {
     kind: Kind,
     config_file: PathBuf,
+    command: Command,
+    dir: PathBuf,
     child: Child,
     pub(crate) address: SocketAddr,
     /// From the start of the process to the first CONNACK.
@@ -51,6 +78,7 @@ impl Broker {
         dir: &Path,
         pki: &Pki,
         probe: &Arc<ClientConfig>,
+        doors: Doors,
     ) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir)?;
         let address = free_address()?;
@@ -59,25 +87,20 @@ impl Broker {
             Kind::Tampu => (
                 env!("CARGO_BIN_EXE_tampu").into(),
                 vec!["run", "--config"],
-                tampu_config(address, dir, pki)?,
+                tampu_config(address, dir, pki, doors)?,
             ),
         };
         let config_file = dir.join("broker.conf");
         std::fs::write(&config_file, config)?;
-        let log = std::fs::File::create(dir.join("broker.log"))?;
+        let mut command = Command::new(&program);
+        command.args(arguments).arg(&config_file);
         let start = Instant::now();
-        let child = Command::new(&program)
-            .args(arguments)
-            .arg(&config_file)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .with_context(|| format!("starting {}", program.display()))?;
-        let mut broker = Self { kind, config_file, child, address, started_in: Duration::ZERO };
-        while let Err(error) = Client::connect(address, probe, "probe") {
+        let child = spawn(&mut command, dir)?;
+        let dir = dir.to_owned();
+        let mut broker = Self { kind, config_file, command, dir, child, address, started_in: Duration::ZERO };
+        while let Err(error) = Client::connect(LOOPBACK, address, probe, "probe") {
             if let Some(status) = broker.child.try_wait()? {
-                bail!("{} ended with {status}: see {}", kind.name(), dir.join("broker.log").display());
+                bail!("{} ended with {status}: see {}", kind.name(), broker.dir.join(LOG).display());
             }
             if start.elapsed() > START_DEADLINE {
                 return Err(error.context(format!("{} does not accept", kind.name())));
@@ -86,6 +109,13 @@ impl Broker {
         }
         broker.started_in = start.elapsed();
         Ok(broker)
+    }
+
+    /// SIGKILL, and at once a new process with the same files.
+    pub(crate) fn kill_and_restart(&mut self) -> anyhow::Result<()> {
+        self.child.kill().and_then(|()| self.child.wait()).context("ending it")?;
+        self.child = spawn(&mut self.command, &self.dir)?;
+        Ok(())
     }
 
     /// User and system time of the process so far, in seconds.
@@ -138,6 +168,13 @@ impl Drop for Broker {
     }
 }
 
+/// Starts a process that says what it says in a file there.
+fn spawn(command: &mut Command, dir: &Path) -> anyhow::Result<Child> {
+    let log = std::fs::File::options().append(true).create(true).open(dir.join(LOG))?;
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    command.spawn().with_context(|| format!("starting {}", command.get_program().display()))
+}
+
 fn mosquitto() -> anyhow::Result<PathBuf> {
     ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"]
         .into_iter()
@@ -161,17 +198,15 @@ fn mosquitto_config(address: SocketAddr, pki: &Pki) -> anyhow::Result<String> {
 }
 
 /// Every publish is a reading: on disk before its ack.
-fn tampu_config(address: SocketAddr, dir: &Path, pki: &Pki) -> anyhow::Result<String> {
+fn tampu_config(address: SocketAddr, dir: &Path, pki: &Pki, doors: Doors) -> anyhow::Result<String> {
     Ok(format!(
         "[gateway]\nid = \"bench\"\ndata_dir = {data:?}\n\
          [pki]\nca_cert = {ca:?}\nserver_cert = {cert:?}\nserver_key = {key:?}\n\
          [listener]\naddress = \"{address}\"\n\
-         max_connections_per_address = 10000\nmax_connections_per_device = 10000\n\
-         [limits]\nconnects_per_second = 100000\nconnect_burst = 100000\nhandshakes_per_second = 100000\n\
-         handshake_burst = 100000\nmax_reconnect_delay = \"0s\"\n\
-         [clock]\nsource = \"trusted\"\n\
+         {limits}[clock]\nsource = \"trusted\"\n\
          [[acl]]\ndevice = \"watcher\"\nsubscribe = [\"#\"]\n\
          [[stream]]\nname = \"readings\"\ntopic = \"+/readings\"\nformat = \"json\"\n",
+        limits = doors.limits(),
         data = dir.join("data"),
         ca = pki.ca_cert(),
         cert = pki.server_cert(),

@@ -2,14 +2,18 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use rustix::net::{AddressFamily, SocketType, bind, socket};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
+
+/// Where the brokers are, and whoever has no address of its own.
+pub(crate) const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
 /// The size of every payload, as in the figures of other brokers.
 pub(crate) const PAYLOAD_BYTES: usize = 205;
@@ -32,8 +36,16 @@ pub(crate) struct Client {
 
 impl Client {
     /// From nothing to a CONNACK that says yes.
-    pub(crate) fn connect(address: SocketAddr, tls: &Arc<ClientConfig>, name: &str) -> anyhow::Result<Self> {
-        let tcp = TcpStream::connect(address)?;
+    pub(crate) fn connect(
+        from: Ipv4Addr,
+        address: SocketAddr,
+        tls: &Arc<ClientConfig>,
+        name: &str,
+    ) -> anyhow::Result<Self> {
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+        bind(&socket, &SocketAddrV4::new(from, 0))?;
+        rustix::net::connect(&socket, &address)?;
+        let tcp = TcpStream::from(socket);
         tcp.set_nodelay(true)?;
         tcp.set_read_timeout(Some(PATIENCE))?;
         tcp.set_write_timeout(Some(PATIENCE))?;
@@ -68,6 +80,21 @@ impl Client {
         let reply = self.receive()?;
         ensure!(reply == [0x90, 3, 0, 1, 0], "SUBACK {reply:02x?}");
         Ok(())
+    }
+
+    /// PINGREQ and PINGRESP.
+    pub(crate) fn ping(&mut self) -> anyhow::Result<()> {
+        self.stream.write_all(b"\xc0\0")?;
+        let reply = self.receive()?;
+        ensure!(reply == [0xd0, 0], "PINGRESP {reply:02x?}");
+        Ok(())
+    }
+
+    /// Whether the connection has ended, after a moment in which it may.
+    pub(crate) fn has_ended(&mut self) -> anyhow::Result<bool> {
+        self.stream.sock.set_read_timeout(Some(Duration::from_millis(500)))?;
+        let ended = self.inbox.fill(&mut self.stream);
+        Ok(ended.is_err_and(|error| !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)))
     }
 
     /// Publishes `count` times at QoS 1 with `window` in flight, each in a TLS record of its own.

@@ -9,7 +9,7 @@ use anyhow::Context;
 use rustls::ClientConfig;
 
 use crate::broker::Broker;
-use crate::client::{Client, PAYLOAD_BYTES};
+use crate::client::{Client, LOOPBACK, PAYLOAD_BYTES};
 
 /// Publishers.
 pub(crate) const CLIENTS: usize = 50;
@@ -80,7 +80,7 @@ pub(crate) fn measure(broker: &Broker, who: &Identities, size: Size) -> anyhow::
         run(broker, &mut clients, None, |client, epoch, _| client.publish_window(epoch, WARM_UP, WINDOW))
             .context("warm-up")?;
     let alone = run(broker, &mut clients, None, full).context("publishers alone")?;
-    let mut watcher = Client::connect(broker.address, &who.watcher, "watcher")?;
+    let mut watcher = Client::connect(LOOPBACK, broker.address, &who.watcher, "watcher")?;
     watcher.subscribe("#")?;
     let watched = run(broker, &mut clients, Some(&mut watcher), full).context("with a subscriber")?;
     let period = Duration::from_secs(1) * CLIENTS as u32 / GENTLE_RATE as u32;
@@ -93,7 +93,7 @@ pub(crate) fn measure(broker: &Broker, who: &Identities, size: Size) -> anyhow::
 }
 
 fn connect(broker: &Broker, who: &Identities) -> anyhow::Result<Vec<Client>> {
-    who.devices.iter().map(|(name, tls)| Client::connect(broker.address, tls, name)).collect()
+    who.devices.iter().map(|(name, tls)| Client::connect(LOOPBACK, broker.address, tls, name)).collect()
 }
 
 /// KiB of resident memory that an idle connection costs.
@@ -104,7 +104,7 @@ fn idle(broker: &Broker, who: &Identities, count: usize) -> anyhow::Result<f64> 
     let mut held = Vec::with_capacity(count);
     for n in 0..count {
         let (_, tls) = &who.devices[n % who.devices.len()];
-        held.push(Client::connect(broker.address, tls, &format!("idle{n}"))?);
+        held.push(Client::connect(LOOPBACK, broker.address, tls, &format!("idle{n}"))?);
     }
     let after = broker.rss_kib()?;
     drop((first, held));

@@ -1,6 +1,8 @@
 //! tampu beside Debian's mosquitto on this machine, under one load. How to read it: `benches/README.md`.
 
+#[allow(dead_code, reason = "of it, the other benchmark uses more")]
 mod broker;
+#[allow(dead_code, reason = "of it, the other benchmark uses more")]
 mod client;
 mod load;
 mod pki;
@@ -12,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::broker::{Broker, Kind};
+use crate::broker::{Broker, Doors, Kind, LOG};
 use crate::load::{CLIENTS, Identities, Size};
 use crate::pki::Pki;
 
@@ -40,7 +42,7 @@ fn main() -> anyhow::Result<()> {
             match one(*kind, &home, &pki, &identities, arguments.size) {
                 Ok(figures) => rounds.push((*kind, figures)),
                 Err(error) => {
-                    let log = std::fs::read_to_string(home.join("broker.log")).unwrap_or_default();
+                    let log = std::fs::read_to_string(home.join(LOG)).unwrap_or_default();
                     return Err(error.context(format!("{}; it said:\n{log}", kind.name())));
                 }
             }
@@ -51,7 +53,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn one(kind: Kind, home: &Path, pki: &Pki, who: &Identities, size: Size) -> anyhow::Result<load::Figures> {
-    let broker = Broker::start(kind, home, pki, &who.watcher)?;
+    let broker = Broker::start(kind, home, pki, &who.watcher, Doors::Open)?;
     load::measure(&broker, who, size)
 }
 
