@@ -221,6 +221,10 @@ impl Gateway {
         (self.process.ended(), self.home)
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.0.id()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         self.process.signal(signal);
     }
