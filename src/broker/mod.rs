@@ -43,7 +43,7 @@
 
 mod connection;
 mod figures;
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod greeting;

@@ -5,10 +5,18 @@ use std::hash::{BuildHasher, RandomState};
 use super::*;
 
 /// A small generator (SplitMix64): a run is repeated by its seed.
-struct Random(u64);
+pub(super) struct Random(u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    /// `TAMPU_SEED`, or one that differs from run to run; printed.
+    pub(super) fn from_env() -> Self {
+        let seed = std::env::var("TAMPU_SEED")
+            .map_or_else(|_| RandomState::new().hash_one(0), |seed| seed.parse().unwrap());
+        println!("TAMPU_SEED={seed}");
+        Self(seed)
+    }
+
+    pub(super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -16,7 +24,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, bound: usize) -> usize {
+    pub(super) fn below(&mut self, bound: usize) -> usize {
         usize::try_from(self.next() % bound as u64).unwrap()
     }
 }
@@ -47,10 +55,7 @@ async fn a_client_that_never_reads_is_not_read_without_end() {
 /// Throws mutated packets at sessions, in any order and cut anywhere, while a device is served.
 #[tokio::test]
 async fn a_hundred_thousand_broken_packets_harm_nobody_else() {
-    let seed = std::env::var("TAMPU_SEED")
-        .map_or_else(|_| RandomState::new().hash_one(0), |seed| seed.parse().unwrap());
-    println!("TAMPU_SEED={seed}");
-    let mut random = Random(seed);
+    let mut random = Random::from_env();
     let limits = config::Listener { max_packet_bytes: 4_096, ..config::Listener::default() };
     let gateway = Gateway::start_with(&limits, |_| {});
     let mut plug = gateway.connect("plug", "well-behaved").await;

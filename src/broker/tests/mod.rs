@@ -2,6 +2,7 @@
 
 mod conformance;
 mod delivery;
+mod fuzzed;
 mod hostile;
 mod kept_sessions;
 mod overlapping;
