@@ -213,7 +213,8 @@ impl Gateway {
         service.essential("broker", handles.broker.clone().run(service.cancelled().clone()));
         let cancel = service.cancelled().clone();
         service.essential("care", care::run(pki.clone(), tls.clone(), certificates_sender, cancel));
-        let entrance = Entrance::new(&config.listener, &config.limits, tls.clone(), refusals);
+        let name = config.access.certificate_name;
+        let entrance = Entrance::new(&config.listener, &config.limits, tls.clone(), name, refusals);
         let accepting = tasks.spawner(Stage::Listener);
         for (listener, address, name) in listeners {
             let broker = handles.broker.clone();

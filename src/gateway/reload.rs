@@ -62,6 +62,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("listener", old.listener != new.listener),
         ("websocket", old.websocket != new.websocket),
         ("plain", old.plain != new.plain),
+        ("access", old.access.certificate_name != new.access.certificate_name),
         ("limits", old.limits != new.limits),
         ("sessions", old.sessions != new.sessions),
         ("retained", old.retained != new.retained),

@@ -17,7 +17,7 @@ use super::share::{Share, Shares};
 use super::websocket::NoUpgrade;
 use super::{Channel, Stream, Way, WebSocket, reason};
 use crate::authorize::refusals::Refusal;
-use crate::config::{self, ClientAuth};
+use crate::config::{self, CertificateName, ClientAuth};
 use crate::message::{CertificateId, DeviceId};
 use crate::pki::{NoDevice, ServerTls, witness};
 
@@ -52,6 +52,7 @@ type LetIn = (Box<Stream>, Option<(DeviceId, CertificateId)>);
 /// Where everybody has to show who they are.
 pub(super) struct Threshold {
     tls: ServerTls,
+    certificate_name: CertificateName,
     timeout: Duration,
     max_packet_bytes: usize,
     max_handshakes: usize,
@@ -73,9 +74,14 @@ enum Opening {
 }
 
 impl Threshold {
-    pub(super) fn new(tls: ServerTls, settings: &config::Listener) -> Self {
+    pub(super) fn new(
+        tls: ServerTls,
+        certificate_name: CertificateName,
+        settings: &config::Listener,
+    ) -> Self {
         Self {
             tls,
+            certificate_name,
             timeout: settings.handshake_timeout,
             max_packet_bytes: settings.max_packet_bytes,
             max_handshakes: settings.max_handshakes,
@@ -207,7 +213,7 @@ impl Threshold {
         if certificates.is_empty() {
             return Ok((stream, None));
         }
-        match self.tls.device_of(certificates) {
+        match self.tls.device_of(certificates, self.certificate_name) {
             Ok(certificate) => {
                 if let Some(end) = self.tls.ends_soon(&certificates[0]) {
                     self.reminder.remind(&certificate, end);
@@ -219,7 +225,7 @@ impl Threshold {
                     NoDevice::Expired(_) => Refusal::CertificateExpired,
                     NoDevice::Revoked(_) => Refusal::CertificateRevoked,
                     NoDevice::Unreadable => Refusal::CertificateInvalid,
-                    NoDevice::NoName | NoDevice::SeveralNames(_) | NoDevice::Invalid { .. } => {
+                    NoDevice::NoName(_) | NoDevice::SeveralNames { .. } | NoDevice::Invalid { .. } => {
                         Refusal::DeviceNameInvalid
                     }
                 };

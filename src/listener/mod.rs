@@ -33,7 +33,7 @@ use tracing::{debug, warn};
 
 use crate::authorize::refusals::{self, Refusal, Refusals};
 use crate::broker::Peer;
-use crate::config::{self, ClientAuth, Door};
+use crate::config::{self, CertificateName, ClientAuth, Door};
 use crate::pki::ServerTls;
 use crate::tasks::Spawner;
 
@@ -100,16 +100,17 @@ struct Shared {
 }
 
 impl Entrance {
-    /// With these bounds. Raises the limit on open files as far as it goes.
+    /// With these bounds. `certificate_name`: what in a certificate is the device's name. Raises the limit on open files as far as it goes.
     #[must_use]
     pub fn new(
         settings: &config::Listener,
         limits: &config::Limits,
         tls: ServerTls,
+        certificate_name: CertificateName,
         refusals: Refusals,
     ) -> Self {
         Self(Arc::new(Shared {
-            threshold: Threshold::new(tls, settings),
+            threshold: Threshold::new(tls, certificate_name, settings),
             bounds: Bounds::new(settings, refusals.clone()),
             pace: Pace::new(limits),
             refusals,

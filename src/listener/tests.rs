@@ -41,6 +41,7 @@ struct Gateway {
     ca: Ca,
     settings: config::Pki,
     tls: ServerTls,
+    certificate_name: CertificateName,
 }
 
 impl Gateway {
@@ -62,7 +63,7 @@ impl Gateway {
         let pki = Pki::open_or_create(&dir.path().join("pki"), &settings, &gateway, clock).unwrap();
         let tls = pki.server_tls();
         tls.current(ClientAuth::Required).unwrap();
-        Self { dir, ca, settings, tls }
+        Self { dir, ca, settings, tls, certificate_name: CertificateName::default() }
     }
 
     fn device(&self, name: &str) -> Credentials {

@@ -14,6 +14,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::revocation::Revoked;
 use super::{PkiError, files};
+use crate::config::CertificateName;
 use crate::message::{CertificateId, DeviceId, InvalidDeviceId};
 
 /// What people want to know about a certificate.
@@ -87,16 +88,23 @@ pub enum NoDevice {
     /// Not an X.509 certificate.
     #[error("the certificate cannot be read")]
     Unreadable,
-    /// No common name.
-    #[error("the certificate has no common name (CN); it must be the device's name")]
-    NoName,
-    /// More than one common name: who it is would be a matter of taste.
-    #[error("the certificate has {0} common names (CN); it must have one, the device's name")]
-    SeveralNames(usize),
-    /// A common name that cannot stand in a topic.
-    #[error("the common name (CN) {name:?} is no device name: {reason}")]
+    /// No name.
+    #[error("the certificate has no {0}; it must be the device's name")]
+    NoName(CertificateName),
+    /// More than one: who it is would be a matter of taste.
+    #[error("the certificate has {count} {kind}s; it must have one, the device's name")]
+    SeveralNames {
+        /// What was looked for.
+        kind: CertificateName,
+        /// How many there are.
+        count: usize,
+    },
+    /// A name that cannot stand in a topic.
+    #[error("the {kind} {name:?} is no device name: {reason}")]
     Invalid {
-        /// The CN.
+        /// What was looked for.
+        kind: CertificateName,
+        /// The name.
         name: String,
         /// What is wrong with it.
         reason: InvalidDeviceId,
@@ -109,7 +117,7 @@ pub enum NoDevice {
     Expired(OffsetDateTime),
 }
 
-/// The device that a certificate speaks for: its one common name.
+/// The device that a certificate speaks for: its one common name, or its one alternative name.
 ///
 /// Whether the certificate may be believed is the TLS verifier's question. Only its end is looked at again,
 /// by `now`, because a resumed TLS session brings the certificate of the first handshake, unverified.
@@ -118,6 +126,7 @@ pub enum NoDevice {
 /// When it does not name exactly one device, or has expired.
 pub(super) fn device_of(
     der: &CertificateDer<'_>,
+    kind: CertificateName,
     now: OffsetDateTime,
 ) -> Result<(DeviceId, CertificateId), NoDevice> {
     let (_, certificate) = X509Certificate::from_der(der).map_err(|_| NoDevice::Unreadable)?;
@@ -125,16 +134,41 @@ pub(super) fn device_of(
     if not_after < now {
         return Err(NoDevice::Expired(not_after));
     }
-    let mut names = certificate.subject().iter_common_name();
-    let first = names.next().ok_or(NoDevice::NoName)?;
-    let more = names.count();
-    if more > 0 {
-        return Err(NoDevice::SeveralNames(1 + more));
-    }
-    let name = first.as_str().map_err(|_| NoDevice::Unreadable)?;
-    let device =
-        DeviceId::parse(name).map_err(|reason| NoDevice::Invalid { name: name.to_owned(), reason })?;
+    let names = match kind {
+        CertificateName::CommonName => common_names(&certificate),
+        CertificateName::AlternativeName => alternative_names(&certificate),
+    };
+    let name = match names.ok_or(NoDevice::Unreadable)?.as_slice() {
+        [] => return Err(NoDevice::NoName(kind)),
+        [name] => *name,
+        names => return Err(NoDevice::SeveralNames { kind, count: names.len() }),
+    };
+    let device = DeviceId::parse(name).map_err(|reason| {
+        let name = name.to_owned();
+        NoDevice::Invalid { kind, name, reason }
+    })?;
     Ok((device, id_of(&certificate)))
+}
+
+/// `None` if one of them cannot be read.
+fn common_names<'a>(certificate: &'a X509Certificate<'_>) -> Option<Vec<&'a str>> {
+    certificate.subject().iter_common_name().map(|name| name.as_str().ok()).collect()
+}
+
+/// DNS names as they are, and of a URI what follows its last `/` or `:`, as in `urn:device:esp32-01` and
+/// `spiffe://example.org/device/esp32-01`. `None` if the extension cannot be read.
+fn alternative_names<'a>(certificate: &'a X509Certificate<'_>) -> Option<Vec<&'a str>> {
+    let names = certificate.subject_alternative_name().ok()?;
+    let name = |name: &GeneralName<'a>| match name {
+        GeneralName::DNSName(name) => Some(*name),
+        // What follows a query or a fragment is no part of a name.
+        GeneralName::URI(uri) if uri.contains(['?', '#']) => Some(*uri),
+        GeneralName::URI(uri) => uri.rsplit(['/', ':']).next(),
+        _ => None,
+    };
+    let names: BTreeSet<_> =
+        names.into_iter().flat_map(|names| names.value.general_names.iter().filter_map(name)).collect();
+    Some(names.into_iter().collect())
 }
 
 /// Which certificate it is.

@@ -45,7 +45,7 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
-use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PublicKeyData};
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PublicKeyData, SanType};
 use time::{Duration, OffsetDateTime};
 
 use authority::{Authority, AuthorityFiles, Purpose};
@@ -243,6 +243,8 @@ impl Pki {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, device.as_str());
+        let urn = format!("urn:tampu:{device}");
+        params.subject_alt_names = vec![SanType::URI(urn.try_into().expect("a device's name is ASCII"))];
         let authority = Authority::load(&self.authority_files())?;
         let pem = authority.sign(key, Purpose::Device, params, self.now(), DEVICE_LIFE)?.pem();
         match issue {

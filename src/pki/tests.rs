@@ -7,10 +7,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rcgen::{CertificateSigningRequest, CertifiedIssuer, SigningKey};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::*;
 use certificate::{HostName, host_names};
+
+use crate::config::CertificateName;
 
 mod damage;
 mod own_files;
@@ -100,7 +102,7 @@ fn verifies(child: &CertificateDer<'_>, ca: &CertificateDer<'_>) -> bool {
 }
 
 fn device_of(der: &CertificateDer<'_>, now: OffsetDateTime) -> Result<DeviceId, NoDevice> {
-    certificate::device_of(der, now).map(|(device, _)| device)
+    certificate::device_of(der, CertificateName::CommonName, now).map(|(device, _)| device)
 }
 
 #[test]
@@ -223,15 +225,45 @@ fn a_certificate_names_one_device_or_none() {
     };
     let later = now + Duration::days(1);
     assert_eq!(of(&["pump"], later), Ok(id("pump")));
-    assert_eq!(of(&[], later), Err(NoDevice::NoName));
+    assert_eq!(of(&[], later), Err(NoDevice::NoName(CertificateName::CommonName)));
     assert!(matches!(of(&["a/b"], later), Err(NoDevice::Invalid { .. })));
     assert!(matches!(of(&["pump"], now - Duration::days(1)), Err(NoDevice::Expired(_))));
     let dir = tempfile::tempdir().unwrap();
     openssl(dir.path(), "req -x509 -newkey rsa:2048 -nodes -keyout k -subj /CN=a/CN=b -out two.pem");
     let two = der(&std::fs::read_to_string(dir.path().join("two.pem")).unwrap());
-    assert_eq!(device_of(&two, now), Err(NoDevice::SeveralNames(2)));
+    let several = NoDevice::SeveralNames { kind: CertificateName::CommonName, count: 2 };
+    assert_eq!(device_of(&two, now), Err(several));
     let unreadable = device_of(&CertificateDer::from(vec![0x30, 0x01]), now);
     assert_eq!(unreadable, Err(NoDevice::Unreadable));
+}
+
+#[test]
+fn a_certificate_may_name_its_device_in_its_alternative_name() {
+    let now = OffsetDateTime::now_utc();
+    let kind = CertificateName::AlternativeName;
+    let of = |names: Vec<SanType>| {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "somebody");
+        params.subject_alt_names = names;
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        certificate::device_of(certificate.der(), kind, now).map(|(device, _)| device)
+    };
+    let dns = |name: &str| SanType::DnsName(name.try_into().unwrap());
+    let uri = |name: &str| SanType::URI(name.try_into().unwrap());
+    let address = || SanType::IpAddress([192, 0, 2, 1].into());
+    assert_eq!(of(vec![dns("pump.example.org"), address()]), Ok(id("pump.example.org")));
+    for name in ["urn:device:pump", "spiffe://example.org/devices/pump", "pump"] {
+        assert_eq!(of(vec![uri(name)]), Ok(id("pump")), "{name}");
+    }
+    assert_eq!(of(vec![dns("pump"), uri("urn:device:pump")]), Ok(id("pump")), "the same twice");
+    assert_eq!(of(vec![dns("pump"), uri("urn:device:fan")]), Err(NoDevice::SeveralNames { kind, count: 2 }));
+    assert_eq!(of(vec![address()]), Err(NoDevice::NoName(kind)));
+    assert_eq!(of(vec![]), Err(NoDevice::NoName(kind)), "the common name does not stand in for it");
+    for name in ["urn:device:", "https://example.org/x?name=/pump", "urn:device:fan#/pump"] {
+        assert!(matches!(of(vec![uri(name)]), Err(NoDevice::Invalid { .. })), "{name}");
+    }
+    let own = der(&Place::new().open().issue_device(&id("pump"), Issue::First).unwrap().cert_pem);
+    assert_eq!(certificate::device_of(&own, kind, now).unwrap().0, id("pump"));
 }
 
 #[test]
@@ -267,7 +299,9 @@ fn a_request_gets_a_certificate_for_its_key_and_nothing_else_that_it_asks_for() 
         let der = der(&pem);
         let (_, certificate) = X509Certificate::from_der(&der).unwrap();
         assert_eq!(certificate.public_key().raw, rcgen::PublicKeyData::subject_public_key_info(&key));
-        assert!(certificate.subject_alternative_name().unwrap().is_none());
+        let names = certificate.subject_alternative_name().unwrap().unwrap();
+        let urn = format!("urn:tampu:{name}");
+        assert_eq!(names.value.general_names, [GeneralName::URI(&urn)]);
         assert!(!certificate.extended_key_usage().unwrap().unwrap().value.server_auth);
         assert!(!certificate.is_ca());
     }

@@ -26,7 +26,7 @@ use super::crl::Lists;
 use super::server::{self, Why};
 use super::{Pki, PkiError, Revocations, life};
 use crate::clock::Clock;
-use crate::config::{self, ClientAuth};
+use crate::config::{self, CertificateName, ClientAuth};
 use crate::message::{CertificateId, DeviceId};
 
 /// TLS sessions kept for resumption, about 1 KB each. In memory and not in tickets: BearSSL resumes by session
@@ -152,14 +152,18 @@ impl ServerTls {
     }
 
     /// The device that a chain of certificates speaks for, which the handshake has verified, and which
-    /// certificate it is. `chain`: the device's own first, at least that one.
+    /// certificate it is. `chain`: the device's own first, at least that one. `kind`: what in it is the name.
     ///
     /// # Errors
     /// When it does not name exactly one device, or has expired or was revoked since: a resumed session brings
     /// the certificates of the first handshake, unverified.
-    pub fn device_of(&self, chain: &[CertificateDer<'_>]) -> Result<(DeviceId, CertificateId), NoDevice> {
+    pub fn device_of(
+        &self,
+        chain: &[CertificateDer<'_>],
+        kind: CertificateName,
+    ) -> Result<(DeviceId, CertificateId), NoDevice> {
         let own = chain.first().ok_or(NoDevice::Unreadable)?;
-        let device = device_of(own, self.0.clock.certainly_past().into())?;
+        let device = device_of(own, kind, self.0.clock.certainly_past().into())?;
         match self.0.revocations.find_in(chain) {
             None => Ok(device),
             Some(revoked) => Err(NoDevice::Revoked(revoked)),

@@ -67,6 +67,15 @@ pub struct Access {
     pub certificate_name: CertificateName,
 }
 
+impl std::fmt::Display for CertificateName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::CommonName => "common name (CN)",
+            Self::AlternativeName => "alternative name (SAN)",
+        })
+    }
+}
+
 impl Access {
     /// The kinds of identity that a listener takes, the one that wins first. Without a list of its own it takes
     /// certificates, and anonymous devices if there is a name for them.
@@ -84,7 +93,7 @@ pub enum CertificateName {
     #[default]
     #[serde(rename = "cn")]
     CommonName,
-    /// Its one alternative name (SAN): a DNS name, or a URI of which the last part counts.
+    /// Its one alternative name (SAN): a DNS name, or what follows the last `/` or `:` of a URI.
     #[serde(rename = "san")]
     AlternativeName,
 }

@@ -11,7 +11,7 @@ where
     F: Future<Output = ()>,
 {
     let settings = config::Listener { handshake_timeout: PATIENCE, ..config::Listener::default() };
-    let threshold = Threshold::new(gateway.tls.clone(), &settings);
+    let threshold = Threshold::new(gateway.tls.clone(), gateway.certificate_name, &settings);
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
     let at_the_door = async {
@@ -106,7 +106,8 @@ pub(super) const BEGINNING: &[u8] = b"\x16\x03\x01\x00\x05\x01\x00\x01\x00\x03";
 async fn stuck_after(bytes: &[u8], max_handshakes: usize) -> (Refusal, String) {
     let handshake_timeout = Duration::from_millis(50);
     let settings = config::Listener { handshake_timeout, max_handshakes, ..config::Listener::default() };
-    let threshold = Threshold::new(Gateway::new().tls, &settings);
+    let name = CertificateName::default();
+    let threshold = Threshold::new(Gateway::new().tls, name, &settings);
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut stream = TcpStream::connect(socket.local_addr().unwrap()).await.unwrap();
     stream.write_all(bytes).await.unwrap();

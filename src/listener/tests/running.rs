@@ -25,7 +25,8 @@ impl Running {
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), way).unwrap();
         let address = listener.local_addr().unwrap();
         let (tasks, refusals) = (Tasks::default(), Refusals::default());
-        let entrance = Entrance::new(settings, limits, gateway.tls.clone(), refusals.clone());
+        let name = gateway.certificate_name;
+        let entrance = Entrance::new(settings, limits, gateway.tls.clone(), name, refusals.clone());
         let at_the_door = tasks.spawner(Stage::Listener);
         let cancel = at_the_door.cancelled().clone();
         let run = listener.run(entrance, echo, tasks.spawner(Stage::Sessions), cancel);
@@ -88,6 +89,24 @@ pub(super) async fn answers(client: &mut Client) {
 pub(super) async fn ends(mut stream: impl tokio::io::AsyncRead + Unpin) {
     let end = soon(stream.read(&mut [0; 16])).await;
     assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
+}
+
+#[tokio::test]
+async fn a_device_is_called_by_the_alternative_name_where_that_is_what_counts() {
+    let mut gateway = Gateway::new();
+    gateway.certificate_name = CertificateName::AlternativeName;
+    let running = Running::start(gateway, &config::Listener::default());
+    let mut named = params("serial 4711");
+    named.subject_alt_names = vec![rcgen::SanType::URI("urn:device:pump".try_into().unwrap())];
+    let credentials = sign(&running.gateway.ca, &named);
+    let mut client = connect(running.address, running.gateway.client(Some(credentials))).await.unwrap();
+    assert_eq!(said(&mut client).await, "pump");
+    // Of a device that has a common name alone nobody knows who it is.
+    let nameless = running.gateway.client(Some(running.gateway.device("pump")));
+    if let Ok(client) = connect(running.address, nameless).await {
+        ends(client).await;
+    }
+    running.refused(Refusal::DeviceNameInvalid, 1).await;
 }
 
 #[tokio::test]
