@@ -12,7 +12,6 @@
 //! | SUBSCRIBE that the ACL refuses, or beyond `max_subscriptions` | 0x80 in the SUBACK | 0x87, 0x97 in the SUBACK |
 //! | a will that the ACL refuses | CONNACK 0x05 | CONNACK 0x87 |
 //! | buffer full | QoS 1 and 2: no ack until there is room, and the connection takes no further PUBLISH. QoS 0: delivered to subscribers, not stored | the same |
-//! | publishes faster than `max_messages_per_second` or `max_rate` | they are not read until their time comes | the same |
 //! | a slow or absent subscriber | what exceeds its bounds is dropped for it, the newest first | the same |
 //! | an identity that is not let in any more | CONNACK 0x05, or the connection is closed | CONNACK or DISCONNECT 0x87 |
 //! | a packet against the specification | the connection is closed (MQTT-4.8.0-1) | DISCONNECT with the reason |

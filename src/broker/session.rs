@@ -4,7 +4,6 @@ mod answering;
 mod arrivals;
 mod delivering;
 mod entering;
-mod pace;
 mod publishing;
 mod subscribing;
 
@@ -25,7 +24,6 @@ use self::answering::Owing;
 use self::arrivals::Arrivals;
 use self::delivering::Giving;
 pub(super) use self::entering::Welcome;
-use self::pace::Pace;
 pub(super) use self::publishing::MAX_ALIASES;
 use self::publishing::{Aliases, Parked};
 use super::Shared;
@@ -135,7 +133,6 @@ pub(super) struct Session {
     /// A PUBLISH stands at the head of the input and cannot be taken now.
     held: bool,
     arrivals: Arrivals,
-    pace: Pace,
     aliases: Option<Box<Aliases>>,
     mailbox: Arc<Mailbox>,
     line: Arc<Line>,
@@ -182,12 +179,6 @@ impl Session {
             self.deliver(&mut connection.out)?;
             if self.stopping && self.owed.is_empty() {
                 return Err(End::Stopping);
-            }
-            if self.held
-                && let Some(opens) = self.pace_opens()
-                && deadline.deadline() > opens
-            {
-                deadline.as_mut().reset(opens);
             }
             if self.waits_for_earlier() {
                 let look = Instant::now() + LOOK_AGAIN;
@@ -247,14 +238,10 @@ impl Session {
         let max_bytes = self.broker.limits.max_packet_bytes;
         loop {
             let bytes = connection.input.len();
-            let takes_publishes = self.takes_publishes() && self.pace.opens_ms(now.boot_ms).is_none();
+            let takes_publishes = self.takes_publishes();
             match wire::next(&mut connection.input, self.version, max_bytes, takes_publishes)? {
                 Next::Packet(packet) => {
-                    let bytes = bytes - connection.input.len();
-                    if matches!(packet, Packet::Publish(_)) {
-                        self.pace.take(bytes, now.boot_ms, &self.broker.limits);
-                    }
-                    let received = self.arrivals.take(bytes).unwrap_or(now);
+                    let received = self.arrivals.take(bytes - connection.input.len()).unwrap_or(now);
                     self.take(packet, received, &mut connection.out)?;
                 }
                 Next::Incomplete => {
@@ -323,13 +310,6 @@ impl Session {
             self.mail = true;
         }
         Ok(())
-    }
-
-    /// When the next publish may be taken, if it came too fast to be taken now.
-    fn pace_opens(&self) -> Option<Instant> {
-        let now_ms = self.broker.clock.stamp().boot_ms;
-        let opens_ms = self.pace.opens_ms(now_ms)?;
-        Some(Instant::now() + Duration::from_millis(opens_ms - now_ms))
     }
 
     /// When there is something to check about time.

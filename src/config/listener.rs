@@ -37,11 +37,6 @@ pub(super) fn listener(mut table: Table) -> Listener {
             .number("max_inflight", 1..=u64::from(u16::MAX))
             .and_then(|number| u16::try_from(number).ok())
             .unwrap_or(default.max_inflight),
-        max_messages_per_second: table
-            .number("max_messages_per_second", 1..=1_000_000)
-            .and_then(|number| u32::try_from(number).ok())
-            .unwrap_or(default.max_messages_per_second),
-        max_bytes_per_second: table.bytes("max_rate", 1024).unwrap_or(default.max_bytes_per_second),
         max_subscriptions: table.count("max_subscriptions", 1..=100_000).unwrap_or(default.max_subscriptions),
         max_keep_alive: table
             .duration("max_keep_alive", SECOND..=Duration::from_secs(65_535))

@@ -10,7 +10,6 @@ use tokio::time::Instant;
 
 use super::answering::Owing;
 use super::arrivals::Arrivals;
-use super::pace::Pace;
 use super::{End, Session};
 use crate::authorize::Principal;
 use crate::authorize::refusals::Refusal;
@@ -68,7 +67,6 @@ impl Session {
             parked: None,
             held: false,
             arrivals: Arrivals::default(),
-            pace: Pace::default(),
             aliases: None,
             mailbox,
             line,

@@ -362,20 +362,3 @@ async fn what_there_is_no_room_for_is_not_queued_either_until_there_is() {
     .await;
     assert_eq!(gateway.broker.figures().queued_messages, 1);
 }
-
-#[tokio::test]
-async fn a_connection_that_publishes_faster_than_it_may_is_slowed_and_loses_nothing() {
-    let limits = config::Listener { max_messages_per_second: 20, ..config::Listener::default() };
-    let gateway = Gateway::start_with(&limits, |_| {});
-    let mut plug = gateway.connect("plug", "c").await;
-    let start = std::time::Instant::now();
-    let publishes = (1..=41).map(|id| publish1("plug/reading", id, "{}"));
-    plug.send(&publishes.collect::<Vec<_>>().concat()).await;
-    // Other packets in front of a held publish are served, and other connections anyway.
-    gateway.connect("plug", "other").await.ping().await;
-    for id in 1..=41 {
-        plug.expect(&puback(id)).await;
-    }
-    assert!(start.elapsed() >= Duration::from_millis(950), "{:?}", start.elapsed());
-    assert_eq!(readings(&gateway, 41).await.len(), 41);
-}

@@ -66,10 +66,6 @@ pub struct Listener {
     pub max_packet_bytes: usize,
     /// Publishes of one connection, QoS 1 and 2, that wait for their ack before it is read further.
     pub max_inflight: u16,
-    /// Publishes of one connection that are taken a second, and at once; what comes faster waits unread.
-    pub max_messages_per_second: u32,
-    /// Bytes of publishes of one connection that are taken a second, and at once.
-    pub max_bytes_per_second: u64,
     /// Topic filters a connection may hold.
     pub max_subscriptions: usize,
     /// The longest keep alive that is granted silence; 0 from a client means this.
@@ -90,8 +86,6 @@ impl Default for Listener {
             max_handshakes: 64,
             max_packet_bytes: 256 * 1024,
             max_inflight: 1_000,
-            max_messages_per_second: 20_000,
-            max_bytes_per_second: 32 * 1024 * 1024,
             max_subscriptions: 100,
             max_keep_alive: Duration::from_secs(1_200),
         }
