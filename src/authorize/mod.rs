@@ -32,6 +32,7 @@ pub use identity::{
 };
 pub use jwt::{KeyFiles, KeyProblem, TokenKeys};
 pub use keys::NewKey;
+pub(crate) use passwords::origin;
 pub use registry::{ApiKey, Device, Devices, PasswordHash, Registry, RegistryError, RevokedCertificate};
 pub use rules::{Authorizer, Cause, Decision};
 

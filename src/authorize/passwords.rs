@@ -305,7 +305,7 @@ impl Drop for Place<'_> {
 }
 
 /// Who counts as one address: a host has as many of an IPv6 /64 as it likes.
-fn origin(address: IpAddr) -> IpAddr {
+pub(crate) fn origin(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> u64::BITS << u64::BITS)),
         v4 @ IpAddr::V4(_) => v4,

@@ -121,6 +121,8 @@ refusals! {
     SubscribeNotAllowed = "subscribe_not_allowed",
     /// A filter that is none, or more filters than a connection may hold.
     SubscribeImpossible = "subscribe_impossible",
+    /// A client, or its address, sends faster than it may: it is read more slowly.
+    TooFast = "too_fast",
     /// Nothing was heard for one and a half keep alive periods (MQTT-3.1.2-24).
     KeepAliveExpired = "keep_alive_expired",
 }

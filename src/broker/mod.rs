@@ -12,6 +12,7 @@
 //! | SUBSCRIBE that the ACL refuses, or beyond `max_subscriptions` | 0x80 in the SUBACK | 0x87, 0x97 in the SUBACK |
 //! | a will that the ACL refuses | CONNACK 0x05 | CONNACK 0x87 |
 //! | buffer full | QoS 1 and 2: no ack until there is room, and the connection takes no further PUBLISH. QoS 0: delivered to subscribers, not stored | the same |
+//! | packets or bytes faster than `limits.*` | it is not read for a while | the same |
 //! | a slow or absent subscriber | what exceeds its bounds is dropped for it, the newest first | the same |
 //! | an identity that is not let in any more | CONNACK 0x05, or the connection is closed | CONNACK or DISCONNECT 0x87 |
 //! | a packet against the specification | the connection is closed (MQTT-4.8.0-1) | DISCONNECT with the reason |
@@ -51,6 +52,7 @@ mod integrity;
 mod kept;
 mod message;
 mod outbox;
+mod pace;
 mod payload;
 mod publisher;
 mod record;
@@ -77,6 +79,7 @@ use tokio_util::sync::CancellationToken;
 use self::connection::Connection;
 use self::figures::Counters;
 use self::history::Histories;
+use self::pace::Paces;
 use self::registry::{Ended, Registry};
 use self::retained::Retained;
 use self::stream::Streams;
@@ -110,6 +113,8 @@ pub struct Peer {
 pub struct Settings<'a> {
     /// Of these, the ones that concern a session.
     pub limits: &'a config::Listener,
+    /// How fast a client may send.
+    pub rates: &'a config::Limits,
     /// What is kept for clients.
     pub sessions: &'a config::Sessions,
     /// What is kept for who subscribes later.
@@ -126,6 +131,7 @@ pub struct Broker(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     limits: config::Listener,
+    paces: Paces,
     max_expiry: Duration,
     rules: RwLock<Arc<Rules>>,
     authenticator: Authenticator,
@@ -177,6 +183,7 @@ impl Broker {
     ) -> Self {
         Self(Arc::new(Shared {
             limits: settings.limits.clone(),
+            paces: Paces::new(settings.rates),
             max_expiry: settings.sessions.max_expiry,
             rules: RwLock::new(Rules::new(authorizer, settings.streams)),
             authenticator,

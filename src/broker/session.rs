@@ -30,6 +30,7 @@ use super::Shared;
 use super::connection::{Connection, Progress};
 use super::history::Hold;
 use super::outbox::{Calls, Line, Mailbox, Outlet};
+use super::pace::Pace;
 use super::publisher::Publisher;
 use super::registry::SessionKey;
 use super::wire::{
@@ -133,6 +134,9 @@ pub(super) struct Session {
     /// A PUBLISH stands at the head of the input and cannot be taken now.
     held: bool,
     arrivals: Arrivals,
+    pace: Pace,
+    /// It has sent too fast: nothing is taken until then.
+    slowed_until: Option<Instant>,
     aliases: Option<Box<Aliases>>,
     mailbox: Arc<Mailbox>,
     line: Arc<Line>,
@@ -180,11 +184,10 @@ impl Session {
             if self.stopping && self.owed.is_empty() {
                 return Err(End::Stopping);
             }
-            if self.waits_for_earlier() {
-                let look = Instant::now() + LOOK_AGAIN;
-                if deadline.deadline() > look {
-                    deadline.as_mut().reset(look);
-                }
+            let look = self.waits_for_earlier().then(|| Instant::now() + LOOK_AGAIN);
+            let earliest = look.into_iter().chain(self.slowed_until).min();
+            if let Some(earliest) = earliest.filter(|earliest| deadline.deadline() > *earliest) {
+                deadline.as_mut().reset(earliest);
             }
             match self.event(connection, cancelled.as_mut(), deadline.as_mut()).await? {
                 Event::Connection(Progress::Read) => {
@@ -235,6 +238,33 @@ impl Session {
         }
         // All of one read were received at one time.
         let now = self.broker.clock.stamp();
+        let came = connection.input.len();
+        let was_slowed = self.slowed_until.is_some();
+        self.slowed_until = self.pace.closed_until();
+        if self.slowed_until.is_some() {
+            if !was_slowed {
+                self.refuse(Refusal::TooFast, "it sends faster than limits.* allow; it is read more slowly");
+            }
+            self.held = true;
+            self.arrivals.hold(came, now);
+            return Ok(());
+        }
+        let mut packets = 0;
+        let taken = self.take_each(connection, now, &mut packets);
+        self.pace.charge(packets, came - connection.input.len());
+        taken?;
+        if connection.input.is_empty() {
+            connection.input = BytesMut::new();
+        }
+        Ok(())
+    }
+
+    fn take_each<S>(
+        &mut self,
+        connection: &mut Connection<S>,
+        now: Stamp,
+        packets: &mut u32,
+    ) -> Result<(), End> {
         let max_bytes = self.broker.limits.max_packet_bytes;
         loop {
             let bytes = connection.input.len();
@@ -242,22 +272,21 @@ impl Session {
             match wire::next(&mut connection.input, self.version, max_bytes, takes_publishes)? {
                 Next::Packet(packet) => {
                     let received = self.arrivals.take(bytes - connection.input.len()).unwrap_or(now);
+                    *packets += 1;
                     self.take(packet, received, &mut connection.out)?;
                 }
                 Next::Incomplete => {
                     self.held = false;
-                    break self.arrivals.clear();
+                    self.arrivals.clear();
+                    return Ok(());
                 }
                 Next::Held => {
                     self.held = true;
-                    break self.arrivals.hold(bytes, now);
+                    self.arrivals.hold(bytes, now);
+                    return Ok(());
                 }
             }
         }
-        if connection.input.is_empty() {
-            connection.input = BytesMut::new();
-        }
-        Ok(())
     }
 
     /// A client of 5.0 is told how many publishes may wait for their ack, and keeps to it.
@@ -340,6 +369,7 @@ impl Session {
     fn stop(&mut self) {
         self.stopping = true;
         self.parked = None;
+        self.slowed_until = None;
     }
 
     fn refuse(&self, reason: Refusal, detail: &str) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::access::{client_auth, identities};
 use super::table::Table;
-use super::{ClientAuth, Limits, Listener, Plain, WebSocket};
+use super::{ClientAuth, Limits, Listener, Plain, Rate, WebSocket};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -124,6 +124,22 @@ pub(super) fn limits(mut table: Table) -> Limits {
         max_reconnect_delay: table
             .duration("max_reconnect_delay", Duration::ZERO..=Duration::from_secs(60))
             .unwrap_or(default.max_reconnect_delay),
+        connection: Rate {
+            messages_per_second: table
+                .number("messages_per_second", 1..=1_000_000_000)
+                .unwrap_or(default.connection.messages_per_second),
+            bytes_per_second: table
+                .bytes("bytes_per_second", 128)
+                .unwrap_or(default.connection.bytes_per_second),
+        },
+        address: Rate {
+            messages_per_second: table
+                .number("address_messages_per_second", 1..=1_000_000_000)
+                .unwrap_or(default.address.messages_per_second),
+            bytes_per_second: table
+                .bytes("address_bytes_per_second", 128)
+                .unwrap_or(default.address.bytes_per_second),
+        },
     };
     table.finish();
     limits

@@ -184,7 +184,7 @@ impl Gateway {
         let authorizer = access.authorizer();
         let Config { listener, sessions, retained, streams, .. } = &config;
         let broker = Broker::new(
-            broker::Settings { limits: listener, sessions, retained, streams },
+            broker::Settings { limits: listener, rates: &config.limits, sessions, retained, streams },
             authorizer,
             Authenticator::new(clock.clone()),
             buffer.clone(),

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::share::{Share, Shares, origin};
+use super::share::{Share, Shares};
 use super::{raise_file_limit, room_for};
+use crate::authorize::origin;
 use crate::authorize::refusals::{Refusal, Refusals};
 use crate::config;
 use crate::message::DeviceId;

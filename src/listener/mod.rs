@@ -31,6 +31,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::authorize::origin;
 use crate::authorize::refusals::{self, Refusal, Refusals};
 use crate::broker::Peer;
 use crate::config::{self, CertificateName, ClientAuth, Door};
@@ -185,7 +186,7 @@ impl Listener {
 impl Shared {
     /// Room for a connection of which no more is known than where it comes from.
     fn place(&self, address: IpAddr) -> Option<(Visit, Place)> {
-        let Some(visit) = self.pace.enter(share::origin(address)) else {
+        let Some(visit) = self.pace.enter(origin(address)) else {
             let detail = "its address connects faster than limits.connects_per_second lets it";
             self.refusals.record(Refusal::TooManyConnects, address, None, detail);
             return None;
@@ -223,7 +224,7 @@ impl Guest {
             // Boxed, so that an idle connection does not carry room for a handshake.
             let let_in = Box::pin(async {
                 visit.approach().await;
-                let origin = share::origin(address.ip());
+                let origin = origin(address.ip());
                 let outcome = shared.threshold.let_in(stream, &way, origin, &visit).await;
                 if let Outcome::LetIn(_, Some((device, _))) = &outcome {
                     visit.greet(Some(device)).await;

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -78,13 +77,5 @@ impl<K: Eq + Hash> Drop for Share<K> {
         if held.get(&self.key).is_some_and(|places| Arc::strong_count(places) == 1) {
             held.remove(&self.key);
         }
-    }
-}
-
-/// Who counts as one address: a host has as many of an IPv6 /64 as it likes.
-pub(super) fn origin(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> u64::BITS << u64::BITS)),
-        v4 @ IpAddr::V4(_) => v4,
     }
 }

@@ -67,6 +67,8 @@ impl Session {
             parked: None,
             held: false,
             arrivals: Arrivals::default(),
+            slowed_until: None,
+            pace: broker.paces.of(address.ip()),
             aliases: None,
             mailbox,
             line,

@@ -30,6 +30,31 @@ impl Random {
 }
 
 #[tokio::test]
+async fn who_sends_faster_than_it_may_is_read_more_slowly_and_loses_nothing() {
+    let mut setup = Setup::default();
+    setup.rates.connection.messages_per_second = 50;
+    let gateway = Gateway::start_as(setup);
+    let mut lamp = gateway.connect("lamp", "c").await;
+    let begin = std::time::Instant::now();
+    let acked = async |lamp: &mut Client, ids: std::ops::RangeInclusive<u16>| {
+        let publishes: Vec<_> = ids.clone().flat_map(|id| publish1("lamp/reading", id, "{}")).collect();
+        lamp.send(&publishes).await;
+        for id in ids {
+            lamp.expect(&puback(id)).await;
+        }
+    };
+    acked(&mut lamp, 1..=100).await;
+    acked(&mut lamp, 101..=110).await;
+    assert!(
+        begin.elapsed() >= Duration::from_secs(1),
+        "100 packets and a burst of 50: {:?}",
+        begin.elapsed()
+    );
+    assert_eq!(gateway.refused("too_fast"), 1);
+    assert_eq!(gateway.broker.figures().readings, 110);
+}
+
+#[tokio::test]
 async fn silent_connections_keep_nobody_waiting() {
     let gateway = Gateway::start();
     let _silent: Vec<_> = (0..100).map(|_| gateway.open(certified("plug"))).collect();

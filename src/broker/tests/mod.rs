@@ -80,6 +80,7 @@ fn authorizer(streams: &[config::Stream]) -> Authorizer {
 #[derive(Debug, Clone)]
 struct Setup {
     limits: config::Listener,
+    rates: config::Limits,
     sessions: config::Sessions,
     retained: config::Retained,
     buffer: config::Buffer,
@@ -89,6 +90,7 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             limits: config::Listener::default(),
+            rates: config::Limits::default(),
             sessions: config::Sessions::default(),
             retained: config::Retained::default(),
             buffer: config::Buffer {
@@ -135,6 +137,7 @@ impl Gateway {
         let streams = vec![stream("readings", "+/reading", PayloadFormat::Json)];
         let settings = Settings {
             limits: &setup.limits,
+            rates: &setup.rates,
             sessions: &setup.sessions,
             retained: &setup.retained,
             streams: &streams,

@@ -129,6 +129,19 @@ pub struct Limits {
     /// The longest that an address waits whose connections end as soon as they have begun. Zero: it never waits.
     /// Clients that wait no longer than this for an answer would not get in while others at their address misbehave.
     pub max_reconnect_delay: Duration,
+    /// What one connection may send; who sends faster is read more slowly.
+    pub connection: Rate,
+    /// What all connections of one address may send together.
+    pub address: Rate,
+}
+
+/// How fast somebody may send, after a burst of a second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// Packets of MQTT a second.
+    pub messages_per_second: u64,
+    /// Bytes of them a second.
+    pub bytes_per_second: u64,
 }
 
 impl Default for Limits {
@@ -139,6 +152,9 @@ impl Default for Limits {
             handshakes_per_second: 100,
             handshake_burst: 1_000,
             max_reconnect_delay: Duration::from_secs(2),
+            // Beyond what a Raspberry Pi takes: they bound who misbehaves on a larger machine, and hinder nobody else.
+            connection: Rate { messages_per_second: 50_000, bytes_per_second: 64 * 1024 * 1024 },
+            address: Rate { messages_per_second: 200_000, bytes_per_second: 256 * 1024 * 1024 },
         }
     }
 }

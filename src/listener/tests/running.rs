@@ -278,7 +278,7 @@ fn the_addresses_of_one_ipv6_host_are_one() {
         ("::ffff:192.0.2.1", "192.0.2.1"),
     ] {
         let address: IpAddr = address.parse().unwrap();
-        assert_eq!(share::origin(address).to_string(), expected);
+        assert_eq!(origin(address).to_string(), expected);
     }
 }
 
