@@ -223,7 +223,7 @@ fn decode_session(number: u64, value: &[u8], depot: &Arc<Depot>, now: Stamp) -> 
         // Its last connection wanted it to end with itself.
         return None;
     }
-    let mailbox = Arc::new(Mailbox::new(number, depot, expiry));
+    let mailbox = Arc::new(Mailbox::new(number, depot.share(&key.identity), expiry));
     mailbox.restore(subscriptions.clone(), left);
     Some(Restored { key, mailbox, history: SharedHistory::default(), subscriptions, will: None })
 }

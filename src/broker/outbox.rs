@@ -10,9 +10,10 @@
 mod outlet;
 mod queue;
 
+use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
@@ -23,6 +24,7 @@ use self::queue::Queue;
 pub(super) use self::queue::{MAX_IN_FLIGHT, Parcel, Phase, Recorded, Taken, Terms};
 use super::message::Message;
 use super::subscriptions::Subscription;
+use crate::authorize::Identity;
 use crate::config;
 use crate::message::{Qos, Stamp};
 
@@ -44,7 +46,7 @@ pub(super) enum Put {
 pub(super) enum Full {
     /// The bound of the session was reached.
     Session,
-    /// That of all sessions.
+    /// That of all sessions, or of all of its identity.
     Broker,
     /// The session has ended: nobody misses the message.
     Ended,
@@ -109,24 +111,70 @@ impl Line {
     }
 }
 
+/// The part of [`config::Sessions::max_total_bytes`] that may wait for the sessions of one identity: a device that
+/// leaves many behind does not take the room of all others.
+const SHARE_OF_ONE: u64 = 4;
+
 /// What all mailboxes share: their bounds, and how much waits in them.
 #[derive(Debug, Default)]
 pub(super) struct Depot {
     bounds: config::Sessions,
     bytes: AtomicU64,
+    shares: Mutex<HashMap<Identity, Weak<Share>>>,
+}
+
+/// What the mailboxes of one identity share, of a [`Depot`].
+#[derive(Debug, Default)]
+pub(super) struct Share {
+    depot: Arc<Depot>,
+    bytes: AtomicU64,
+}
+
+impl Share {
+    /// Whether there is room. What `is_due` is let in at any rate.
+    fn admit(&self, cost: u64, is_due: bool) -> bool {
+        let Depot { bounds, bytes, .. } = &*self.depot;
+        let max = bounds.max_total_bytes;
+        // One message is always let in, if there is room at all: the bound may be small.
+        let own = self.bytes.fetch_add(cost, Ordering::Relaxed);
+        let all = bytes.fetch_add(cost, Ordering::Relaxed);
+        let fits = is_due || (own == 0 || own + cost <= max / SHARE_OF_ONE) && all + cost <= max;
+        if !fits {
+            self.bytes.fetch_sub(cost, Ordering::Relaxed);
+            bytes.fetch_sub(cost, Ordering::Relaxed);
+        }
+        fits
+    }
+
+    fn changed(&self, before: usize, after: usize) {
+        for bytes in [&self.bytes, &self.depot.bytes] {
+            if after >= before {
+                bytes.fetch_add((after - before) as u64, Ordering::Relaxed);
+            } else {
+                bytes.fetch_sub((before - after) as u64, Ordering::Relaxed);
+            }
+        }
+    }
 }
 
 impl Depot {
     pub(super) fn new(bounds: config::Sessions) -> Arc<Self> {
-        Arc::new(Self { bounds, bytes: AtomicU64::new(0) })
+        Arc::new(Self { bounds, ..Self::default() })
     }
 
-    fn changed(&self, before: usize, after: usize) {
-        if after >= before {
-            self.bytes.fetch_add((after - before) as u64, Ordering::Relaxed);
-        } else {
-            self.bytes.fetch_sub((before - after) as u64, Ordering::Relaxed);
+    /// What the sessions of an identity share.
+    pub(super) fn share(self: &Arc<Self>, identity: &Identity) -> Arc<Share> {
+        let mut shares = self.shares.lock().expect("no panic under this lock");
+        if let Some(share) = shares.get(identity).and_then(Weak::upgrade) {
+            return share;
         }
+        // Before it grows, it is freed of identities that have no session any more.
+        if shares.len() == shares.capacity() {
+            shares.retain(|_, share| share.strong_count() > 0);
+        }
+        let share = Arc::new(Share { depot: Arc::clone(self), bytes: AtomicU64::new(0) });
+        shares.insert(identity.clone(), Arc::downgrade(&share));
+        share
     }
 }
 
@@ -135,7 +183,7 @@ impl Depot {
 pub(super) struct Mailbox {
     /// Of the session, since the start and in its records; 0 for none.
     pub(super) number: u64,
-    depot: Arc<Depot>,
+    share: Arc<Share>,
     /// It has records: the session was to outlive its connection when it was made. They stay until it ends.
     kept: AtomicBool,
     online: AtomicBool,
@@ -181,9 +229,9 @@ pub(super) enum Left {
 }
 
 impl Mailbox {
-    pub(super) fn new(number: u64, depot: &Arc<Depot>, expiry: u32) -> Self {
+    pub(super) fn new(number: u64, share: Arc<Share>, expiry: u32) -> Self {
         let state = Mutex::new(State { expiry, ..State::default() });
-        Self { number, depot: Arc::clone(depot), kept: AtomicBool::new(expiry > 0), state, ..Self::default() }
+        Self { number, share, kept: AtomicBool::new(expiry > 0), state, ..Self::default() }
     }
 
     /// Whether a client is connected.
@@ -246,22 +294,19 @@ impl Mailbox {
         if !state.closed {
             state.reserved -= 1;
             state.queue.bytes -= parcel.cost();
-            self.depot.changed(parcel.cost(), 0);
+            self.share.changed(parcel.cost(), 0);
         }
     }
 
     fn admit(&self, state: &mut State, cost: usize) -> Result<(), Full> {
-        let Depot { bounds, bytes } = &*self.depot;
+        let bounds = &self.share.depot.bounds;
         let (after, count) = (state.queue.bytes + cost, state.queue.len() + state.reserved);
         if after > bounds.max_queued_bytes || count >= bounds.max_queued_messages {
             return Err(Full::Session);
         }
         // Others that do not read cannot take this from a client that is there and does.
-        let is_own_share = state.line.is_some() && after <= OWN_SHARE_BYTES;
-        if bytes.fetch_add(cost as u64, Ordering::Relaxed) + cost as u64 > bounds.max_total_bytes
-            && !is_own_share
-        {
-            bytes.fetch_sub(cost as u64, Ordering::Relaxed);
+        let is_due = state.line.is_some() && after <= OWN_SHARE_BYTES;
+        if !self.share.admit(cost as u64, is_due) {
             return Err(Full::Broker);
         }
         state.queue.bytes = after;
@@ -299,7 +344,7 @@ impl Mailbox {
     /// The session has ended: nothing is queued any more, and whoever holds it is told.
     pub(super) fn close(&self) -> Remains {
         let mut state = self.state();
-        self.depot.changed(state.queue.bytes, 0);
+        self.share.changed(state.queue.bytes, 0);
         self.online.store(false, Ordering::Release);
         self.kept.store(false, Ordering::Release);
         let ended = std::mem::replace(&mut *state, State { closed: true, ..State::default() });
@@ -325,7 +370,7 @@ impl Mailbox {
     pub(super) fn held_by(&self, line: &Arc<Line>) -> Option<Held<'_>> {
         let state = self.state();
         let holds = state.line.as_ref().is_some_and(|holder| Arc::ptr_eq(holder, line));
-        holds.then(|| Held { before: state.queue.bytes, state, depot: &self.depot })
+        holds.then(|| Held { before: state.queue.bytes, state, share: &self.share })
     }
 
     /// Takes back what an earlier process had.
@@ -340,7 +385,7 @@ impl Mailbox {
         let mut state = self.state();
         let before = state.queue.bytes;
         state.queue.restore(number, phase);
-        self.depot.changed(before, state.queue.bytes);
+        self.share.changed(before, state.queue.bytes);
     }
 
     /// Since when nobody is connected, and how many seconds the session outlives that.
@@ -374,7 +419,7 @@ impl State {
 /// A mailbox that its present connection has locked.
 pub(super) struct Held<'a> {
     state: MutexGuard<'a, State>,
-    depot: &'a Depot,
+    share: &'a Share,
     before: usize,
 }
 
@@ -395,7 +440,7 @@ impl DerefMut for Held<'_> {
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         if self.before != self.state.queue.bytes {
-            self.depot.changed(self.before, self.state.queue.bytes);
+            self.share.changed(self.before, self.state.queue.bytes);
         }
     }
 }

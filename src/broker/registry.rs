@@ -137,7 +137,7 @@ impl Registry {
         ended.extend(older.as_ref().map(Entry::end));
         let history = older.map_or_else(|| histories.recall(key), |older| older.history);
         sessions.last += 1;
-        let mailbox = Arc::new(Mailbox::new(sessions.last, &self.depot, wanted.expiry));
+        let mailbox = Arc::new(Mailbox::new(sessions.last, self.depot.share(&key.identity), wanted.expiry));
         mailbox.connect(&line, wanted.expiry);
         let hold = Hold::take(Arc::clone(&history));
         sessions.by_key.insert(key.clone(), Entry { mailbox: Arc::clone(&mailbox), history });

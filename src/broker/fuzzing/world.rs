@@ -156,7 +156,14 @@ fn start(buffer: &Buffer, clock: &Clock) -> (Broker, Tasks) {
         open_to: Vec::new(),
     }];
     let (limits, sessions, retained) = bounds();
-    let settings = Settings { limits: &limits, sessions: &sessions, retained: &retained, streams: &streams };
+    let rates = config::Limits::default();
+    let settings = Settings {
+        limits: &limits,
+        rates: &rates,
+        sessions: &sessions,
+        retained: &retained,
+        streams: &streams,
+    };
     let authorizer = Authorizer::new(&Access { rules, ..Access::default() }, &streams);
     let authenticator = Authenticator::new(clock.clone());
     let (buffer, refusals) = (buffer.clone(), Refusals::default());

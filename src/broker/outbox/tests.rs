@@ -6,10 +6,11 @@ use bytes::Bytes;
 use futures_util::task::{ArcWake, waker};
 
 use super::*;
+use crate::authorize::IdentityKind;
 use crate::broker::subscriptions::Identifiers;
 use crate::broker::wire::{Connect, Properties, Version};
 use crate::clock::Clock;
-use crate::message::{BootId, ClockQuality};
+use crate::message::{BootId, ClockQuality, DeviceId};
 
 fn clock() -> Clock {
     let dir = tempfile::tempdir().unwrap();
@@ -45,6 +46,10 @@ fn outlet(version: Version, max_packet_bytes: Option<u32>, topic_alias_maximum: 
     })
 }
 
+fn identity(name: &str) -> Identity {
+    Identity { device: DeviceId::parse(name).unwrap(), kind: IdentityKind::Certificate }
+}
+
 /// A mailbox with a connection.
 struct Bench {
     mailbox: Mailbox,
@@ -59,7 +64,8 @@ impl Bench {
     }
 
     fn with_expiry(settings: config::Sessions, expiry: u32) -> Self {
-        let (mailbox, line) = (Mailbox::new(1, &Depot::new(settings), expiry), Arc::default());
+        let (mailbox, line) =
+            (Mailbox::new(1, Depot::new(settings).share(&identity("a")), expiry), Arc::default());
         mailbox.connect(&line, expiry);
         Self { mailbox, line, outlet: outlet(Version::V3, None, 0), max_in_flight: MAX_IN_FLIGHT }
     }
@@ -91,7 +97,7 @@ impl Bench {
     }
 
     fn bytes(&self) -> u64 {
-        assert_eq!(self.mailbox.depot.bytes.load(Ordering::Relaxed), self.mailbox.queued().1);
+        assert_eq!(self.mailbox.share.depot.bytes.load(Ordering::Relaxed), self.mailbox.queued().1);
         self.mailbox.queued().1
     }
 }
@@ -146,7 +152,7 @@ fn all_sessions_together_have_a_bound() {
     let one = parcel("!", Qos::AtLeastOnce);
     let max_total_bytes = 2 * one.cost() as u64;
     let depot = Depot::new(config::Sessions { max_total_bytes, ..config::Sessions::default() });
-    let mailboxes = [1, 2, 3].map(|number| Mailbox::new(number, &depot, 60));
+    let mailboxes = ["a", "b", "c"].map(|name| Mailbox::new(1, depot.share(&identity(name)), 60));
     assert!(matches!(mailboxes[0].put(one.clone()), Put::Queued));
     assert!(matches!(mailboxes[1].put(one.clone()), Put::Queued));
     assert!(matches!(mailboxes[2].put(one.clone()), Put::Dropped(Full::Broker)));
@@ -159,13 +165,38 @@ fn who_is_connected_has_a_share_that_others_cannot_take() {
     let one = parcel(&"x".repeat(1_000), Qos::AtLeastOnce);
     let max_total_bytes = 100 * one.cost() as u64;
     let depot = Depot::new(config::Sessions { max_total_bytes, ..config::Sessions::default() });
-    let hoard = Mailbox::new(1, &depot, 60);
-    while matches!(hoard.put(one.clone()), Put::Queued) {}
-    let (present, absent) = (Mailbox::new(2, &depot, 60), Mailbox::new(3, &depot, 60));
+    let hoards: Vec<_> =
+        (0..4).map(|n| Mailbox::new(n, depot.share(&identity(&n.to_string())), 60)).collect();
+    for hoard in &hoards {
+        while matches!(hoard.put(one.clone()), Put::Queued) {}
+    }
+    let client = |number| Mailbox::new(number, depot.share(&identity("client")), 60);
+    let (present, absent) = (client(5), client(6));
     present.connect(&Arc::default(), 60);
     let taken = std::iter::from_fn(|| (!matches!(present.put(one.clone()), Put::Dropped(_))).then_some(()));
     assert_eq!(taken.count(), OWN_SHARE_BYTES / one.cost());
     assert!(matches!(absent.put(one), Put::Dropped(Full::Broker)));
+}
+
+#[test]
+fn the_sessions_of_one_identity_take_a_quarter_of_what_there_is_for_all() {
+    let one = parcel("!", Qos::AtLeastOnce);
+    let max_total_bytes = 40 * one.cost() as u64;
+    let depot = Depot::new(config::Sessions { max_total_bytes, ..config::Sessions::default() });
+    let greedy: Vec<_> =
+        (0..10).map(|number| Mailbox::new(number, depot.share(&identity("a")), 60)).collect();
+    let puts: Vec<_> = (0..100).map(|n| greedy[n % 10].put(one.clone())).collect();
+    assert_eq!(puts.iter().filter(|put| matches!(put, Put::Queued)).count(), 10);
+    let other = Mailbox::new(1, depot.share(&identity("b")), 60);
+    assert!(matches!(other.put(one.clone()), Put::Queued));
+    assert!(other.reserve(&one).is_ok());
+    greedy[0].close();
+    assert!(matches!(greedy[1].put(one), Put::Queued), "what an ended session had is free");
+    drop((greedy, other));
+    for n in 0..10_000 {
+        depot.share(&identity(&n.to_string()));
+    }
+    assert!(depot.shares.lock().unwrap().len() < 100, "of who has no session nothing is remembered");
 }
 
 #[test]

@@ -11,7 +11,7 @@ pub struct Sessions {
     pub max_queued_bytes: usize,
     /// Messages that may wait for one client.
     pub max_queued_messages: usize,
-    /// Bytes that may wait for all clients together.
+    /// Bytes that may wait for all clients together, and four times what may for those of one identity.
     pub max_total_bytes: u64,
     /// Sessions that one identity may leave behind; beyond it the one goes that was left first.
     pub max_per_device: usize,
