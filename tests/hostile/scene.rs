@@ -19,7 +19,7 @@ use crate::packet::{Hello, Version, ack, publish, subscribe};
 const MAX_RSS_KIB: u64 = 200 * 1024;
 
 /// Small bounds: they are to be reached.
-const BOUNDS: &str = "[sessions]\nmax_kept = 500\nmax_kept_per_device = 100\nmax_queued_in_all = \"16 MiB\"\n\
+const BOUNDS: &str = "[sessions]\nmax_kept = 500\nmax_kept_per_device = 100\nmax_queued_in_all = \"32 MiB\"\n\
                       [retained]\nmax_messages = 1000\nmax_size = \"4 MiB\"\n\
                       [[acl]]\ndevice = \"other\"\npublish = [\"#\"]\nsubscribe = [\"#\"]\n";
 
