@@ -50,6 +50,7 @@ mod greeting;
 mod history;
 mod integrity;
 mod kept;
+mod living;
 mod message;
 mod outbox;
 mod pace;

@@ -10,10 +10,9 @@
 mod outlet;
 mod queue;
 
-use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
@@ -22,6 +21,7 @@ use futures_util::task::AtomicWaker;
 pub(super) use self::outlet::Outlet;
 use self::queue::Queue;
 pub(super) use self::queue::{MAX_IN_FLIGHT, Parcel, Phase, Recorded, Taken, Terms};
+use super::living::Living;
 use super::message::Message;
 use super::subscriptions::Subscription;
 use crate::authorize::Identity;
@@ -120,7 +120,7 @@ const SHARE_OF_ONE: u64 = 4;
 pub(super) struct Depot {
     bounds: config::Sessions,
     bytes: AtomicU64,
-    shares: Mutex<HashMap<Identity, Weak<Share>>>,
+    shares: Living<Identity, Share>,
 }
 
 /// What the mailboxes of one identity share, of a [`Depot`].
@@ -164,17 +164,8 @@ impl Depot {
 
     /// What the sessions of an identity share.
     pub(super) fn share(self: &Arc<Self>, identity: &Identity) -> Arc<Share> {
-        let mut shares = self.shares.lock().expect("no panic under this lock");
-        if let Some(share) = shares.get(identity).and_then(Weak::upgrade) {
-            return share;
-        }
-        // Before it grows, it is freed of identities that have no session any more.
-        if shares.len() == shares.capacity() {
-            shares.retain(|_, share| share.strong_count() > 0);
-        }
-        let share = Arc::new(Share { depot: Arc::clone(self), bytes: AtomicU64::new(0) });
-        shares.insert(identity.clone(), Arc::downgrade(&share));
-        share
+        let share = || Share { depot: Arc::clone(self), bytes: AtomicU64::new(0) };
+        self.shares.of(identity.clone(), share)
     }
 }
 

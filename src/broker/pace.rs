@@ -1,13 +1,13 @@
 //! How fast clients may send. Who sends faster is not listened to for a while: its network stack slows it down, and
 //! nothing that it has sent is lost.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::living::Living;
 use crate::authorize::origin;
 use crate::config::{self, Rate};
 
@@ -19,7 +19,7 @@ const BURST: Duration = Duration::from_secs(1);
 pub(super) struct Paces {
     connection: Rate,
     address: Rate,
-    addresses: Mutex<HashMap<IpAddr, Weak<Mutex<Account>>>>,
+    addresses: Living<IpAddr, Mutex<Account>>,
 }
 
 /// The pace of one connection.
@@ -57,23 +57,12 @@ impl Account {
 
 impl Paces {
     pub(super) fn new(limits: &config::Limits) -> Self {
-        Self { connection: limits.connection, address: limits.address, addresses: Mutex::default() }
+        Self { connection: limits.connection, address: limits.address, addresses: Living::default() }
     }
 
     /// For a connection from this address.
     pub(super) fn of(&self, address: IpAddr) -> Pace {
-        let address = origin(address);
-        let mut addresses = self.addresses.lock().expect("no panic under this lock");
-        let known = addresses.get(&address).and_then(Weak::upgrade);
-        let of_address = known.unwrap_or_else(|| {
-            // As many as there were just before: then at most half of them are of connections that have ended.
-            if addresses.len() == addresses.capacity() {
-                addresses.retain(|_, account| account.strong_count() > 0);
-            }
-            let account = Arc::new(Mutex::new(Account::new(self.address)));
-            addresses.insert(address, Arc::downgrade(&account));
-            account
-        });
+        let of_address = self.addresses.of(origin(address), || Mutex::new(Account::new(self.address)));
         Pace { own: Account::new(self.connection), of_address }
     }
 }
@@ -150,7 +139,7 @@ mod tests {
         for n in 0..100_000_u32 {
             drop(paces.of(IpAddr::from((0xC000_0000 + n).to_be_bytes())));
         }
-        assert!(paces.addresses.lock().unwrap().len() < 1_000);
+        assert!(paces.addresses.len() < 1_000);
         assert_eq!(kept.len(), 100);
     }
 }
