@@ -1,9 +1,11 @@
 //! The rules, as tables.
 
 mod acl;
+mod gate;
 mod identities;
 mod model;
 mod signers;
+mod tokens;
 
 use std::sync::Arc;
 
