@@ -26,41 +26,28 @@ macro_rules! judged {
     ($($(#[$doc:meta])+ fn $name:ident($version:ident $(= $only:ident)?) $body:block)*) => {
         $(judged!(@one $(#[$doc])+ $name $version [$($only)?] $body);)*
     };
-    (@one $(#[$doc:meta])+ $name:ident $version:ident [] $body:block) => {
+    (@one $(#[$doc:meta])+ $name:ident $version:ident [$($only:ident)?] $body:block) => {
         $(#[$doc])+
         mod $name {
             use super::*;
             fn judge($version: Version) $body
-            #[test]
-            fn v3() {
-                judge(V3);
-            }
-            #[test]
-            fn v5() {
-                judge(V5);
-            }
+            judged!(@tests $($only)?);
         }
     };
-    (@one $(#[$doc:meta])+ $name:ident $version:ident [V3] $body:block) => {
-        $(#[$doc])+
-        mod $name {
-            use super::*;
-            fn judge($version: Version) $body
-            #[test]
-            fn v3() {
-                judge(V3);
-            }
+    (@tests) => {
+        judged!(@tests V3);
+        judged!(@tests V5);
+    };
+    (@tests V3) => {
+        #[test]
+        fn v3() {
+            judge(V3);
         }
     };
-    (@one $(#[$doc:meta])+ $name:ident $version:ident [V5] $body:block) => {
-        $(#[$doc])+
-        mod $name {
-            use super::*;
-            fn judge($version: Version) $body
-            #[test]
-            fn v5() {
-                judge(V5);
-            }
+    (@tests V5) => {
+        #[test]
+        fn v5() {
+            judge(V5);
         }
     };
 }
