@@ -3,9 +3,11 @@
 mod certificate;
 mod device;
 mod reading;
+mod template;
 mod topic;
 
 pub use certificate::CertificateId;
 pub use device::{DeviceId, InvalidDeviceId};
 pub use reading::{BootId, ClockQuality, Incoming, Qos, Reading, Seq, Stamp};
+pub use template::{Template, UnknownPlace};
 pub use topic::{InvalidTopic, Topic, TopicFilter};
