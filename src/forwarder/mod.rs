@@ -9,7 +9,6 @@
 //! A forwarder holds at most one batch in memory and has its own pace: its trouble is its own.
 
 mod delivery;
-mod pace;
 mod plan;
 mod status;
 
@@ -28,9 +27,9 @@ use crate::buffer::{Closed, DropReason, Limits, Outcome, Reader};
 use crate::clock::{Clock, Resolved};
 use crate::config::{self, SinkName};
 use crate::message::{Reading, Seq};
+use crate::sink::pace::Pace;
 use crate::sink::{Accepted, Batch, Behind, Row, SendError, Sink, TimedReading};
 use delivery::{Delivery, Part, Step, Trust};
-use pace::Pace;
 use plan::Work;
 pub use status::{ForwarderStatus, State, Trouble};
 

@@ -1,13 +1,14 @@
-//! One HTTP client a sink: bounded, without redirects, and with TLS that survives a wrong clock.
+//! One HTTP client a far side: bounded, without redirects, and with TLS that survives a wrong clock.
 
 use std::error::Error as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
-use reqwest::Url;
 use reqwest::header::{
     CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderMap, HeaderName, RETRY_AFTER, TRANSFER_ENCODING,
 };
+use reqwest::{Method, Url};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, UnixTime};
 
@@ -28,35 +29,47 @@ const UNSIZED_BODY_WAIT: Duration = Duration::from_secs(2);
 /// The longest text of the far side's that goes into an error.
 const MAX_QUOTE_CHARS: usize = 200;
 
-/// A client for one sink.
+/// What a client is like.
 #[derive(Debug, Clone)]
-pub(super) struct Http {
+pub(crate) struct Settings<'a> {
+    /// How long one call may take.
+    pub(crate) timeout: Duration,
+    /// Certificates (PEM) to trust in place of the system's.
+    pub(crate) ca_file: Option<&'a Path>,
+    /// Texts that must never be repeated.
+    pub(crate) secrets: Vec<config::Secret>,
+}
+
+impl<'a> Settings<'a> {
+    pub(super) fn of(sink: &'a config::Sink) -> Self {
+        let secrets = match &sink.kind {
+            config::SinkKind::ThingSpeak(kind) => vec![kind.write_key.clone()],
+            config::SinkKind::Supabase(kind) => {
+                [Some(&kind.key), kind.token.as_ref()].into_iter().flatten().cloned().collect()
+            }
+        };
+        Self { timeout: sink.timeout, ca_file: sink.ca_file.as_deref(), secrets }
+    }
+}
+
+/// A client for one far side.
+#[derive(Debug, Clone)]
+pub(crate) struct Http {
     client: reqwest::Client,
     secrets: Vec<config::Secret>,
 }
 
 /// A reply, its body cut at 64 KiB.
 #[derive(Debug, Clone)]
-pub(super) struct Reply {
-    pub(super) status: u16,
-    pub(super) headers: HeaderMap,
-    pub(super) body: String,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
 }
 
 impl Http {
-    pub(super) fn new(settings: &config::Sink, clock: &Clock) -> Result<Self, SinkError> {
-        let secrets = match &settings.kind {
-            config::SinkKind::ThingSpeak(kind) => vec![kind.write_key.clone()],
-            config::SinkKind::Supabase(kind) => {
-                [Some(&kind.key), kind.token.as_ref()].into_iter().flatten().cloned().collect()
-            }
-        };
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = rustls::ClientConfig::builder_with_details(provider, Arc::new(TlsTime(clock.clone())))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| SinkError::Client(error.to_string()))?
-            .with_root_certificates(roots(settings)?)
-            .with_no_client_auth();
+    pub(crate) fn new(settings: &Settings<'_>, clock: &Clock) -> Result<Self, SinkError> {
+        let tls = tls(settings.ca_file, clock)?;
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
             .user_agent(USER_AGENT)
@@ -70,25 +83,37 @@ impl Http {
             .pool_max_idle_per_host(1)
             .build()
             .map_err(|error| SinkError::Client(chain(&error)))?;
-        Ok(Self { client, secrets })
+        Ok(Self { client, secrets: settings.secrets.clone() })
     }
 
     /// Posts a JSON body.
     ///
     /// # Errors
     /// [`SendError::Slow`] without an answer in time, [`SendError::Retry`] without an answer.
-    pub(super) async fn post(
+    pub(crate) async fn post(
         &self,
         url: &Url,
         headers: &HeaderMap,
         body: String,
     ) -> Result<Reply, SendError> {
-        let request = self
-            .client
-            .post(url.clone())
-            .headers(headers.clone())
-            .header(CONTENT_TYPE, "application/json")
-            .body(body);
+        self.call(Method::POST, url, headers, Some(("application/json", body))).await
+    }
+
+    /// Makes a call; `body` has its media type beside it.
+    ///
+    /// # Errors
+    /// As [`Http::post`].
+    pub(crate) async fn call(
+        &self,
+        method: Method,
+        url: &Url,
+        headers: &HeaderMap,
+        body: Option<(&str, String)>,
+    ) -> Result<Reply, SendError> {
+        let mut request = self.client.request(method, url.clone()).headers(headers.clone());
+        if let Some((kind, body)) = body {
+            request = request.header(CONTENT_TYPE, kind).body(body);
+        }
         let mut response = request.send().await.map_err(|error| self.failed(error))?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let is_sized = headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING);
@@ -127,14 +152,25 @@ async fn read_bounded(response: &mut reqwest::Response) -> Result<Vec<u8>, reqwe
     Ok(body)
 }
 
-fn roots(settings: &config::Sink) -> Result<rustls::RootCertStore, SinkError> {
+/// TLS towards a far side; certificates are judged by the trusted time.
+pub(crate) fn tls(ca_file: Option<&Path>, clock: &Clock) -> Result<rustls::ClientConfig, SinkError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_details(provider, Arc::new(TlsTime(clock.clone())))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| SinkError::Client(error.to_string()))?
+        .with_root_certificates(roots(ca_file)?)
+        .with_no_client_auth();
+    Ok(config)
+}
+
+fn roots(ca_file: Option<&Path>) -> Result<rustls::RootCertStore, SinkError> {
     let mut store = rustls::RootCertStore::empty();
-    let Some(path) = &settings.ca_file else {
+    let Some(path) = ca_file else {
         // Without any, every handshake fails with a text that says so: no reason not to start.
         store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         return Ok(store);
     };
-    let wrong = |why: String| SinkError::CaFile { path: path.clone(), why };
+    let wrong = |why: String| SinkError::CaFile { path: path.to_owned(), why };
     for certificate in CertificateDer::pem_file_iter(path).map_err(|error| wrong(error.to_string()))? {
         let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
         store.add(certificate).map_err(|error| wrong(error.to_string()))?;
@@ -159,7 +195,7 @@ impl Reply {
     /// How long the far side wants to be left alone.
     ///
     /// A date is read against the reply's own `Date`: the clock of the gateway may be wrong.
-    pub(super) fn retry_after(&self) -> Option<Duration> {
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
         let text = self.header(&RETRY_AFTER)?.trim();
         if let Ok(seconds) = text.parse() {
             return Some(Duration::from_secs(seconds));
@@ -169,12 +205,12 @@ impl Reply {
         Some(until.duration_since(sent).unwrap_or_default())
     }
 
-    pub(super) fn header(&self, name: &HeaderName) -> Option<&str> {
+    pub(crate) fn header(&self, name: &HeaderName) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
     /// Whether this is a page for people: a captive portal's, or a proxy's.
-    pub(super) fn is_html(&self) -> bool {
+    pub(crate) fn is_html(&self) -> bool {
         self.header(&CONTENT_TYPE)
             .is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("text/html"))
             || self.body.trim_start().starts_with('<')
@@ -184,7 +220,7 @@ impl Reply {
 #[cfg(test)]
 impl Reply {
     /// A reply for tests of classification.
-    pub(super) fn fake(status: u16, headers: &[(&str, &str)], body: &str) -> Self {
+    pub(crate) fn fake(status: u16, headers: &[(&str, &str)], body: &str) -> Self {
         let headers = headers
             .iter()
             .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap()))
@@ -194,7 +230,7 @@ impl Reply {
 }
 
 /// Cuts a text and takes the control characters out, so that it can stand in a log line.
-pub(super) fn quote(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     let mut quoted: String =
         text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_QUOTE_CHARS).collect();
     if text.chars().nth(MAX_QUOTE_CHARS).is_some() {

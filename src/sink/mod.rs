@@ -8,7 +8,8 @@
 //! An error says what to do next, see [`SendError`]. What the far side answers is believed only when the
 //! reply has the shape that the service documents: a captive portal says 200 to everything.
 
-mod http;
+pub(crate) mod http;
+pub(crate) mod pace;
 mod payload;
 pub mod supabase;
 pub mod thingspeak;
@@ -244,7 +245,7 @@ pub fn open(
     gateway: &DeviceId,
     clock: &Clock,
 ) -> Result<AnySink, SinkError> {
-    let http = http::Http::new(settings, clock)?;
+    let http = http::Http::new(&http::Settings::of(settings), clock)?;
     let formats = payload::Formats::new(streams);
     Ok(match &settings.kind {
         config::SinkKind::ThingSpeak(kind) => AnySink::ThingSpeak(ThingSpeakSink::new(kind, formats, http)?),

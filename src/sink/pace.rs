@@ -17,9 +17,9 @@ const LONGEST_ASKED: Duration = Duration::from_secs(3_600);
 /// How long to leave a far side alone that somebody has to repair.
 const HOLD: Duration = Duration::from_secs(15 * 60);
 
-/// The pace of one sink.
+/// The pace of the calls to one far side.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     interval: Duration,
     spacing: Duration,
     last: Option<Instant>,
@@ -29,36 +29,36 @@ pub(super) struct Pace {
 
 impl Pace {
     /// `interval` is kept between batches, `spacing` between the requests of one.
-    pub(super) fn new(interval: Duration, spacing: Duration) -> Self {
+    pub(crate) fn new(interval: Duration, spacing: Duration) -> Self {
         Self { interval, spacing, last: None, next: Instant::now(), backoff: backoff() }
     }
 
     /// When the next request may go.
-    pub(super) fn next(&self) -> Instant {
+    pub(crate) fn next(&self) -> Instant {
         self.next
     }
 
     /// A request has ended.
-    pub(super) fn sent(&mut self) {
+    pub(crate) fn sent(&mut self) {
         let now = Instant::now();
         self.last = Some(now);
         self.next = now + self.spacing;
     }
 
     /// A batch has ended.
-    pub(super) fn batch_ended(&mut self) {
+    pub(crate) fn batch_ended(&mut self) {
         if let Some(last) = self.last {
             self.next = self.next.max(last + self.interval);
         }
     }
 
     /// The far side is well.
-    pub(super) fn succeeded(&mut self) {
+    pub(crate) fn succeeded(&mut self) {
         self.backoff = backoff();
     }
 
     /// The far side is not well: how long to leave it alone. `asked`: what it asked for.
-    pub(super) fn failed(&mut self, asked: Option<Duration>) -> Duration {
+    pub(crate) fn failed(&mut self, asked: Option<Duration>) -> Duration {
         let own = self.backoff.next().unwrap_or(LONGEST_DELAY);
         let asked =
             asked.map_or(Duration::ZERO, |asked| with_jitter(asked.min(LONGEST_ASKED)).min(LONGEST_ASKED));
@@ -66,7 +66,7 @@ impl Pace {
     }
 
     /// Somebody has to repair something: how long until it is worth a look.
-    pub(super) fn held(&mut self) -> Duration {
+    pub(crate) fn held(&mut self) -> Duration {
         self.wait(with_jitter(HOLD))
     }
 
