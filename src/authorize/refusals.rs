@@ -119,8 +119,10 @@ refusals! {
     PayloadUnfit = "payload_unfit",
     /// A subscription to a filter that the device may not subscribe to.
     SubscribeNotAllowed = "subscribe_not_allowed",
-    /// A filter that is none, or more filters than a connection may hold.
+    /// More filters than a connection may hold.
     SubscribeImpossible = "subscribe_impossible",
+    /// A topic that is published to, or a filter, with more bytes or levels than it may have.
+    TopicTooLong = "topic_too_long",
     /// A client, or its address, sends faster than it may: it is read more slowly.
     TooFast = "too_fast",
     /// Nothing was heard for one and a half keep alive periods (MQTT-3.1.2-24).

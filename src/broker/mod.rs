@@ -114,7 +114,7 @@ pub struct Peer {
 pub struct Settings<'a> {
     /// Of these, the ones that concern a session.
     pub limits: &'a config::Listener,
-    /// How fast a client may send.
+    /// How fast a client may send, and what a topic may be.
     pub rates: &'a config::Limits,
     /// What is kept for clients.
     pub sessions: &'a config::Sessions,
@@ -132,6 +132,7 @@ pub struct Broker(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     limits: config::Listener,
+    topics: config::TopicBounds,
     paces: Paces,
     max_expiry: Duration,
     rules: RwLock<Arc<Rules>>,
@@ -184,6 +185,7 @@ impl Broker {
     ) -> Self {
         Self(Arc::new(Shared {
             limits: settings.limits.clone(),
+            topics: settings.rates.topics,
             paces: Paces::new(settings.rates),
             max_expiry: settings.sessions.max_expiry,
             rules: RwLock::new(Rules::new(authorizer, settings.streams)),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::access::{client_auth, identities};
 use super::table::Table;
-use super::{ClientAuth, Limits, Listener, Plain, Rate, WebSocket};
+use super::{ClientAuth, Limits, Listener, Plain, Rate, TopicBounds, WebSocket};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -139,6 +139,12 @@ pub(super) fn limits(mut table: Table) -> Limits {
             bytes_per_second: table
                 .bytes("address_bytes_per_second", 128)
                 .unwrap_or(default.address.bytes_per_second),
+        },
+        topics: TopicBounds {
+            max_bytes: table.count("max_topic_bytes", 64..=65_535).unwrap_or(default.topics.max_bytes),
+            max_levels: table
+                .count("max_topic_levels", 4..=TopicBounds::MAX_LEVELS)
+                .unwrap_or(default.topics.max_levels),
         },
     };
     table.finish();

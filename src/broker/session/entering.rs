@@ -244,6 +244,10 @@ impl Session {
 /// A will must be one that the client may publish.
 fn check_will(broker: &Shared, who: &Principal, will: Option<&Will>) -> Result<(), End> {
     let Some(Will { topic, qos, retain, .. }) = will else { return Ok(()) };
+    if let Err(beyond) = broker.topics.check(topic) {
+        let what = format!("a will to a topic of {beyond}: {topic}");
+        return Err(End::refused(Refusal::TopicTooLong, Reason::TopicNameInvalid, what));
+    }
     match broker.rules().authorizer.may_publish(who, topic, *qos, *retain, true).allowed {
         true => Ok(()),
         false => {

@@ -70,9 +70,13 @@ impl Session {
 
     /// P1: authorize, submit, ack. The ack leaves when what is kept of it is on disk.
     pub(super) fn publish(&mut self, publish: Publish, received: Stamp) -> Result<(), End> {
+        if let Err(beyond) = self.broker.topics.check(&publish.topic) {
+            let detail = format!("a topic of {beyond}: {}", publish.topic);
+            return self.refuse_publish(&publish, Refusal::TopicTooLong, Reason::TopicNameInvalid, detail);
+        }
         let route = self.publisher.route(&self.broker, &publish.topic);
         if let Some((refusal, reason)) = refusal(&route, &publish) {
-            return self.refuse_publish(&publish, refusal, reason);
+            return self.refuse_publish(&publish, refusal, reason, publish.topic.clone());
         }
         let (qos, packet_id) = (publish.qos, publish.packet_id);
         let kind = match qos {
@@ -145,17 +149,23 @@ impl Session {
     }
 
     /// 3.1.1 cannot say no, and a PUBACK would make it look taken: the connection is closed.
-    fn refuse_publish(&mut self, publish: &Publish, refusal: Refusal, reason: Reason) -> Result<(), End> {
+    fn refuse_publish(
+        &mut self,
+        publish: &Publish,
+        refusal: Refusal,
+        reason: Reason,
+        detail: String,
+    ) -> Result<(), End> {
         let kind = match (publish.qos, self.version) {
             (Qos::AtMostOnce, _) => {
-                self.refuse(refusal, &publish.topic);
+                self.refuse(refusal, &detail);
                 return Ok(());
             }
-            (_, Version::V3) => return Err(End::refused(refusal, reason, publish.topic.clone())),
+            (_, Version::V3) => return Err(End::refused(refusal, reason, detail)),
             (Qos::AtLeastOnce, Version::V5) => AckKind::Puback,
             (Qos::ExactlyOnce, Version::V5) => AckKind::Pubrec,
         };
-        self.refuse(refusal, &publish.topic);
+        self.refuse(refusal, &detail);
         self.owe(kind, publish.packet_id, reason, Original::default());
         Ok(())
     }
@@ -170,7 +180,8 @@ impl Session {
             return Err(End::refused(Refusal::ProtocolViolation, Reason::TopicAliasInvalid, what));
         };
         if !publish.topic.is_empty() {
-            *topic = Some(publish.topic.as_str().into());
+            // Of one that is too long, as much as shows that it is: what is published by its number is refused, too.
+            *topic = Some(publish.topic.chars().take(self.broker.topics.max_bytes + 1).collect());
             return Ok(());
         }
         match topic {

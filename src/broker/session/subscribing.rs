@@ -6,7 +6,7 @@ use super::delivering::Giving;
 use super::{End, Session};
 use crate::authorize::refusals::Refusal;
 use crate::broker::kept;
-use crate::broker::subscriptions::{Filter, InvalidSubscription, Subscription, Subscriptions};
+use crate::broker::subscriptions::{Filter, InvalidSubscription, Subscription};
 use crate::broker::wire::{Answer, Reason, RetainHandling, Subscribe, Unsubscribe};
 use crate::message::Qos;
 
@@ -20,6 +20,11 @@ impl Session {
                 continue;
             }
             let subscription = Subscription::parse(wanted, subscribe.identifier)?;
+            if let Err(beyond) = self.broker.topics.check(&wanted.filter) {
+                self.refuse(Refusal::TopicTooLong, &format!("a filter of {beyond}: {}", wanted.filter));
+                codes.push(Reason::TopicFilterInvalid);
+                continue;
+            }
             codes.push(match self.grant(subscription, wanted.retain_handling)? {
                 Ok(Qos::AtMostOnce) => Reason::Success,
                 Ok(Qos::AtLeastOnce) => Reason::GrantedQos1,
@@ -49,9 +54,6 @@ impl Session {
         let decision = authorizer.may_subscribe(&self.publisher.who, &filter.topics, options.qos);
         if !decision.allowed {
             return Ok(Err((Refusal::SubscribeNotAllowed, Reason::NotAuthorized)));
-        }
-        if !Subscriptions::can_hold(filter) {
-            return Ok(Err((Refusal::SubscribeImpossible, Reason::TopicFilterInvalid)));
         }
         options.qos = options.qos.min(decision.max_qos);
         let (qos, filter, identifier) = (options.qos, filter.clone(), *identifier);

@@ -89,12 +89,6 @@ impl Filter {
         let topics = TopicFilter::parse(topics).map_err(InvalidSubscription::Topics)?;
         Ok(Self { share, topics })
     }
-
-    /// How long it is as written, in bytes.
-    pub(super) fn len(&self) -> usize {
-        let share = self.share.as_ref().map_or(0, |name| SHARE.len() + name.len() + 1);
-        share + self.topics.as_str().len()
-    }
 }
 
 impl fmt::Display for Filter {
@@ -159,7 +153,6 @@ mod tests {
         for text in ["a/#", "$share/n/+/b", "$share/n//", "$SYS/#", "$share"] {
             let filter = Filter::parse(text).unwrap();
             assert_eq!(filter.to_string(), text);
-            assert_eq!(filter.len(), text.len());
         }
         let shared = Filter::parse("$share/n/a/#").unwrap();
         assert_eq!((shared.share.as_deref(), shared.topics.as_str()), (Some("n"), "a/#"));

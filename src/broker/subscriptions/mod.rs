@@ -18,12 +18,6 @@ use self::trie::{Ending, Held, Node};
 use super::outbox::Mailbox;
 use crate::message::Qos;
 
-/// The deepest filter. It bounds the depth of the trie, and with it every recursion.
-const MAX_LEVELS: usize = 128;
-
-/// The longest filter, so that a session's filters take little memory.
-const MAX_BYTES: usize = 1_024;
-
 /// Where a message goes.
 #[derive(Debug, Clone)]
 pub(super) enum Target {
@@ -57,11 +51,6 @@ pub(super) struct Subscriptions {
 }
 
 impl Subscriptions {
-    /// Whether a filter is neither too long nor too deep.
-    pub(super) fn can_hold(filter: &Filter) -> bool {
-        filter.len() <= MAX_BYTES && filter.topics.as_str().split('/').count() <= MAX_LEVELS
-    }
-
     /// Grows with every change: what was looked up before must be looked up again.
     pub(super) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)

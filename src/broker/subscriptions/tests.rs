@@ -3,6 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::TopicBounds;
 
 fn filter(text: &str) -> Filter {
     Filter::parse(text).unwrap()
@@ -165,12 +166,18 @@ fn what_is_removed_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_filter_that_is_too_deep_or_too_long_is_not_held() {
-    assert!(Subscriptions::can_hold(&filter(&"/".repeat(MAX_LEVELS - 1))));
-    assert!(!Subscriptions::can_hold(&filter(&"/".repeat(MAX_LEVELS))));
-    assert!(Subscriptions::can_hold(&filter(&"a".repeat(MAX_BYTES))));
-    assert!(!Subscriptions::can_hold(&filter(&"a".repeat(MAX_BYTES + 1))));
-    assert!(!Subscriptions::can_hold(&filter(&format!("$share/{}/a", "n".repeat(MAX_BYTES)))));
+fn the_deepest_filters_that_may_be_allowed_are_found_and_let_go() {
+    let (subscriptions, session) = (Subscriptions::default(), session());
+    let of_levels = |level: &str, count: usize| vec![level; count].join("/");
+    let deepest = TopicBounds::MAX_LEVELS as usize;
+    for level in ["a", "+"] {
+        let text = of_levels(level, deepest);
+        subscriptions.add(&subscription(&text, plain(Qos::AtMostOnce), None), &session);
+        assert_eq!(subscriptions.of(&of_levels("a", deepest), None).len(), 1);
+        assert!(subscriptions.of(&of_levels("a", 32_768), None).is_empty());
+        subscriptions.remove([&filter(&text)], &session);
+        assert!(subscriptions.root.read().unwrap().is_empty());
+    }
 }
 
 const SESSIONS: usize = 3;

@@ -12,6 +12,7 @@ mod retaining;
 mod rules;
 mod shared;
 mod storage;
+mod topics;
 mod version_5;
 mod wills;
 

@@ -3,13 +3,13 @@
 use super::*;
 
 /// A CONNECT with a will. `flags` of QoS and RETAIN.
-fn connect_with_will(client_id: &str, flags: u8, topic: &str, payload: &str) -> Vec<u8> {
+pub(super) fn connect_with_will(client_id: &str, flags: u8, topic: &str, payload: &str) -> Vec<u8> {
     let head = [b"\0\x04MQTT\x04", &[0x06 | flags][..], &60_u16.to_be_bytes()].concat();
     packet(0x10, &[head, text(client_id), text(topic), text(payload)].concat())
 }
 
 /// The same of 5.0, with a delay in seconds and the properties of the CONNECT.
-fn connect5_with_will(client_id: &str, delay: u32, properties: &[u8], topic: &str) -> Vec<u8> {
+pub(super) fn connect5_with_will(client_id: &str, delay: u32, properties: &[u8], topic: &str) -> Vec<u8> {
     let head = [b"\0\x04MQTT\x05", &[0x06][..], &60_u16.to_be_bytes()].concat();
     let will = [&with_length(&[&[0x18][..], &delay.to_be_bytes()].concat())[..], &text(topic), &text("gone")];
     packet(0x10, &[head, with_length(properties), text(client_id), will.concat()].concat())

@@ -133,6 +133,54 @@ pub struct Limits {
     pub connection: Rate,
     /// What all connections of one address may send together.
     pub address: Rate,
+    /// How long and how deep a topic may be.
+    pub topics: TopicBounds,
+}
+
+/// How long and how deep may be what is published to, the topic of a will too, and what is subscribed to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TopicBounds {
+    /// Bytes of a topic, or of a filter as it is written: `$share/name/` is a part of it.
+    pub max_bytes: usize,
+    /// Its levels, at most [`TopicBounds::MAX_LEVELS`].
+    pub max_levels: usize,
+}
+
+/// A topic or a filter beyond [`TopicBounds`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{bytes} bytes in {levels} levels: limits.max_topic_bytes and limits.max_topic_levels allow {} in {}",
+    bounds.max_bytes,
+    bounds.max_levels
+)]
+pub struct TopicTooLong {
+    bytes: usize,
+    levels: usize,
+    bounds: TopicBounds,
+}
+
+impl TopicBounds {
+    /// No more levels can be allowed: subscriptions are kept by level, and each costs a recursion.
+    pub const MAX_LEVELS: u32 = 1_024;
+
+    /// Checks a topic, or a filter as it is written.
+    ///
+    /// # Errors
+    /// When it is beyond one of the bounds.
+    pub fn check(self, topic: &str) -> Result<(), TopicTooLong> {
+        let bytes = topic.len();
+        let levels = 1 + topic.bytes().filter(|byte| *byte == b'/').count();
+        if bytes <= self.max_bytes && levels <= self.max_levels {
+            return Ok(());
+        }
+        Err(TopicTooLong { bytes, levels, bounds: self })
+    }
+}
+
+impl Default for TopicBounds {
+    fn default() -> Self {
+        Self { max_bytes: 1_024, max_levels: 128 }
+    }
 }
 
 /// How fast somebody may send, after a burst of a second.
@@ -155,6 +203,7 @@ impl Default for Limits {
             // Beyond what a Raspberry Pi takes: they bound who misbehaves on a larger machine, and hinder nobody else.
             connection: Rate { messages_per_second: 50_000, bytes_per_second: 64 * 1024 * 1024 },
             address: Rate { messages_per_second: 200_000, bytes_per_second: 256 * 1024 * 1024 },
+            topics: TopicBounds::default(),
         }
     }
 }
