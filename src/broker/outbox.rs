@@ -22,7 +22,6 @@ pub(super) use self::outlet::Outlet;
 use self::queue::Queue;
 pub(super) use self::queue::{MAX_IN_FLIGHT, Parcel, Phase, Recorded, Taken, Terms};
 use super::living::Living;
-use super::message::Message;
 use super::subscriptions::Subscription;
 use crate::authorize::Identity;
 use crate::config;
@@ -445,11 +444,6 @@ impl Held<'_> {
         terms: &Terms<'_>,
     ) -> Taken {
         self.queue.take(outlet, out, terms)
-    }
-
-    /// Drops what waits and is not wanted any more. Returns the numbers of those of QoS 1 and 2.
-    pub(super) fn retain(&mut self, wanted: impl Fn(&Message) -> bool) -> Vec<u64> {
-        self.queue.retain(wanted)
     }
 
     /// PUBACK. Returns the number of the message that is done with.

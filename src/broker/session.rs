@@ -145,8 +145,9 @@ pub(super) struct Session {
     max_in_flight: u16,
     /// There may be something in the mailbox that can be written now.
     mail: bool,
-    /// Of what it has subscribed to, a rule denies some: each message must be asked for.
-    is_withheld_from: bool,
+    /// Each message must be asked for: a rule denies some of what it has subscribed to, or the rules may have
+    /// changed while the message waited.
+    asks: bool,
     /// New subscriptions that are being given what is retained.
     giving: VecDeque<Giving>,
     /// Messages come faster than they are written one by one.

@@ -89,6 +89,8 @@ pub(in crate::broker) struct Taken {
     pub(in crate::broker) count: u64,
     /// More could be moved once the output is written.
     pub(in crate::broker) more: bool,
+    /// Nothing that was here before waits any more.
+    pub(in crate::broker) drained: bool,
     /// Messages whose time was over.
     pub(in crate::broker) expired: u64,
     /// Messages that are larger than the client takes.
@@ -97,6 +99,16 @@ pub(in crate::broker) struct Taken {
     pub(in crate::broker) forbidden: u64,
     /// The numbers of those of QoS 1 and 2 that are done with, sent or not.
     pub(in crate::broker) done: Vec<u64>,
+}
+
+impl Taken {
+    fn count_unsent(&mut self, unsendable: Unsendable) {
+        match unsendable {
+            Unsendable::Expired => self.expired += 1,
+            Unsendable::TooLarge => self.too_large += 1,
+            Unsendable::Forbidden => self.forbidden += 1,
+        }
+    }
 }
 
 /// What a PUBREC has brought about.
@@ -158,27 +170,12 @@ impl Queue {
 
     /// What has no number does not outlive its connection.
     pub(super) fn forget_qos_0(&mut self) {
-        self.filter(|waiting| waiting.number > 0);
-    }
-
-    /// Drops what waits and is not wanted any more. Returns the numbers of those of QoS 1 and 2.
-    pub(super) fn retain(&mut self, wanted: impl Fn(&Message) -> bool) -> Vec<u64> {
-        self.filter(|waiting| wanted(&waiting.parcel.message))
-    }
-
-    fn filter(&mut self, stays: impl Fn(&Waiting) -> bool) -> Vec<u64> {
-        let (mut bytes, mut gone) = (0, Vec::new());
-        self.waiting.retain(|waiting| {
-            let stays = stays(waiting);
-            if !stays {
-                bytes += waiting.parcel.cost();
-                gone.push(waiting.number);
-            }
-            stays
+        let mut bytes = 0;
+        self.waiting.retain(|Waiting { number, parcel }| {
+            bytes += if *number == 0 { parcel.cost() } else { 0 };
+            *number > 0
         });
         self.bytes -= bytes;
-        gone.retain(|number| *number > 0);
-        gone
     }
 
     /// Moves messages to the output until that holds `out_bytes`, or as many are without an ack as may be.
@@ -199,13 +196,14 @@ impl Queue {
             let sent = match &flying.phase {
                 Phase::Released => outlet.release(packet_id(flying.number), out),
                 Phase::Sent(_) if index >= usize::from(*max_in_flight) => return taken,
+                Phase::Sent(parcel) if !may_receive(&parcel.message.topic) => Err(Unsendable::Forbidden),
                 Phase::Sent(parcel) => outlet.repeat(parcel, packet_id(flying.number), clock, out),
             };
-            if sent.is_ok() {
-                self.again -= 1;
-            } else {
-                taken.too_large += 1;
+            if let Err(unsendable) = sent {
+                taken.count_unsent(unsendable);
                 taken.done.extend(self.remove(index));
+            } else {
+                self.again -= 1;
             }
         }
         while let Some(Waiting { number, parcel }) = self.waiting.front() {
@@ -225,9 +223,7 @@ impl Queue {
             let Some(Waiting { parcel, .. }) = self.waiting.pop_front() else { break };
             match sent {
                 Ok(()) => taken.count += 1,
-                Err(Unsendable::Expired) => taken.expired += 1,
-                Err(Unsendable::TooLarge) => taken.too_large += 1,
-                Err(Unsendable::Forbidden) => taken.forbidden += 1,
+                Err(unsendable) => taken.count_unsent(unsendable),
             }
             if sent.is_ok() && number > 0 {
                 self.in_flight.push_back(InFlight { number, phase: Phase::Sent(parcel) });
@@ -239,6 +235,7 @@ impl Queue {
             }
         }
         self.waiting = VecDeque::new();
+        taken.drained = true;
         taken
     }
 

@@ -7,6 +7,7 @@ use futures_util::task::{ArcWake, waker};
 
 use super::*;
 use crate::authorize::IdentityKind;
+use crate::broker::message::Message;
 use crate::broker::subscriptions::Identifiers;
 use crate::broker::wire::{Connect, Properties, Version};
 use crate::clock::Clock;

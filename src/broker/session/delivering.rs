@@ -38,15 +38,15 @@ impl Session {
         // Of who took over, this one hears by a call.
         let Some(mut held) = self.mailbox.held_by(&self.line) else { return Ok(()) };
         let (who, authorizer) = (&self.publisher.who, &self.publisher.rules.authorizer);
-        let is_withheld_from = self.is_withheld_from;
+        let asks = self.asks;
         let terms = Terms {
             max_in_flight: self.max_in_flight,
             clock: &self.broker.clock,
-            may_receive: &|topic| !is_withheld_from || authorizer.may_receive(who, topic).allowed,
+            may_receive: &|topic| !asks || authorizer.may_receive(who, topic).allowed,
         };
         let taken = held.take(&mut self.outlet, (out, OUT_BYTES), &terms);
         drop(held);
-        let Taken { count, more, expired, too_large, forbidden, done } = taken;
+        let Taken { count, more, drained, expired, too_large, forbidden, done } = taken;
         let counters = &self.broker.counters;
         counters.delivered.add(count);
         counters.dropped_expired.add(expired);
@@ -54,6 +54,9 @@ impl Session {
         counters.dropped_not_allowed.add(forbidden);
         self.bursts = count > 1;
         self.mail = more;
+        if asks && drained {
+            self.asks = authorizer.holds_back(who);
+        }
         for number in done {
             self.keep(|session| kept::remove_queued(session, number));
         }

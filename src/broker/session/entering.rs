@@ -57,7 +57,7 @@ impl Session {
         let mut session = Box::new(Self {
             key,
             version: connect.version,
-            is_withheld_from: broker.rules().authorizer.holds_back(&who),
+            asks: true,
             publisher: Publisher::new(broker, who, client_id, address, Arc::clone(&mailbox)),
             history,
             owed: Owing::default(),
@@ -223,19 +223,8 @@ impl Session {
 
     /// The client has been away: it may hear less than before.
     fn review_subscriptions(&mut self) -> Result<(), End> {
-        let forbidden = self.drop_forbidden()?;
-        if forbidden.is_empty() {
-            return Ok(());
-        }
-        for subscription in &forbidden {
+        for subscription in self.drop_forbidden()? {
             self.refuse(Refusal::SubscribeNotAllowed, &subscription.filter.to_string());
-        }
-        let mut held = self.mailbox.held_by(&self.line).ok_or(End::TakenOver)?;
-        let allowed: Vec<_> = held.subscriptions.iter().map(|it| it.filter.topics.clone()).collect();
-        let gone = held.retain(|message| allowed.iter().any(|filter| filter.matches(&message.topic)));
-        drop(held);
-        for number in gone {
-            self.keep(|session| kept::remove_queued(session, number));
         }
         Ok(())
     }

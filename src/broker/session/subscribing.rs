@@ -118,7 +118,7 @@ impl Session {
     /// The session's identity and what it has subscribed to are checked by the rules as they are now.
     pub(super) fn take_new_rules(&mut self) -> Result<(), End> {
         self.publisher.take_rules(self.broker.rules());
-        self.is_withheld_from = self.publisher.rules.authorizer.holds_back(&self.publisher.who);
+        self.asks = true;
         self.check_identity()?;
         let forbidden = self.drop_forbidden()?;
         let Some(first) = forbidden.first() else { return Ok(()) };

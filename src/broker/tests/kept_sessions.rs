@@ -245,6 +245,41 @@ async fn a_client_that_may_hear_less_when_it_comes_back_does() {
 }
 
 #[tokio::test]
+async fn what_waits_is_not_given_to_who_may_not_have_it_any_more_whenever_that_was_changed() {
+    // While its client is connected, while it is away, and before a start.
+    for moment in 0..3 {
+        let gateway = Gateway::start();
+        let mut panel = gateway.connect_kept("panel", "c", false).await;
+        panel.send(&subscribe(1, &[("plug/#", 1), ("panel/#", 1)])).await;
+        panel.expect(b"\x90\x04\0\x01\x01\x01").await;
+        let mut plug = gateway.connect("plug", "c").await;
+        // What was sent and not acknowledged would be sent again.
+        plug.send(&publish1("plug/x", 1, "secret by then")).await;
+        plug.expect(&puback(1)).await;
+        panel.expect(&publish1("plug/x", 1, "secret by then")).await;
+        let none = Authorizer::new(&Access::default(), &gateway.streams);
+        if moment == 0 {
+            gateway.broker.reload(none.clone(), &gateway.streams);
+            panel.expect_close().await;
+        } else {
+            panel.leave().await;
+            plug.send(&publish1("plug/x", 2, "as well")).await;
+            plug.expect(&puback(2)).await;
+        }
+        let gateway = if moment == 2 { gateway.restart().await } else { gateway };
+        gateway.broker.reload(none, &gateway.streams);
+        let mut panel = gateway.connect_kept("panel", "c", true).await;
+        panel.ping().await;
+        let figures = gateway.broker.figures();
+        let dropped = if moment == 0 { 1 } else { 2 };
+        assert_eq!((figures.dropped["not_allowed"], figures.queued_messages), (dropped, 0), "{moment}");
+        panel.leave().await;
+        let gateway = gateway.restart().await;
+        gateway.connect_kept("panel", "c", true).await.ping().await;
+    }
+}
+
+#[tokio::test]
 async fn a_kept_session_is_not_given_more_than_it_may_hold_of_any_one_client() {
     let gateway = Gateway::start();
     let mut panel = gateway.connect_kept("panel", "c", false).await;
