@@ -69,6 +69,76 @@ fn every_commented_value_of_the_example_is_understood() {
     assert!(config.plain.is_some_and(|plain| plain.address.ip().is_loopback()));
     assert_eq!(config.limits, Limits::default());
     assert_eq!(config.pki.crl.len(), 1);
+    assert_eq!(config.sessions, Sessions::default());
+    assert_eq!(config.retained, Retained::default());
+    let default = good("");
+    assert_eq!(config.log, default.log);
+    assert_eq!(config.shutdown_timeout, default.shutdown_timeout);
+    assert_eq!(config.access.certificate_name, default.access.certificate_name);
+}
+
+/// What a table that need not be there holds if it is: `every_commented_value…` cannot tell that from the default.
+#[test]
+fn the_defaults_of_tables_that_need_not_be_there_stand_in_the_example() {
+    let tables = r#"
+        [[jwt]]
+        name = "cloud"
+        jwks_file = "/etc/tampu/jwks.json"
+        [websocket]
+        address = "0.0.0.0:8884"
+        [plain]
+        address = "127.0.0.1:1883"
+        [listener]
+        client_auth = "optional"
+        [anonymous]
+        subscribe = []
+        [[sink]]
+        name = "channel"
+        type = "thingspeak"
+        channel = 1
+        write_key = "k"
+        fields = { field1 = "t" }
+        [[sink]]
+        name = "database"
+        type = "supabase"
+        url = "https://x.supabase.co"
+        key = "k"
+    "#;
+    let defaults = r#"
+        jwks_file  leeway = "60s"
+        jwks_file  device_claim = "sub"
+        jwks_file  client_id_claims = ["sub", "client_id"]
+        address = "0.0.0.0:8884"  path = "/mqtt"
+        address = "0.0.0.0:8884"  client_auth = "required"
+        address = "127.0.0.1:1883"  allow_network = false
+        subscribe  name = "anonymous"
+        channel =  streams = []
+        channel =  max_entries = 960
+        channel =  interval = "15s"
+        channel =  collision = "average"
+        channel =  yearly_allowance = 3000000
+        channel =  url = "https://api.thingspeak.com"
+        channel =  timeout = "30s"
+        channel =  live_first = true
+        key = "k"  table = "readings"
+        key = "k"  max_rows = 1000
+        key = "k"  max_request = "1 MB"
+        key = "k"  interval = "1s"
+        key = "k"  rest_path = "/rest/v1"
+        key = "k"  timeout = "30s"
+        key = "k"  live_first = true
+    "#;
+    let default = format!("{:?}", good(tables));
+    for line in defaults.trim().lines() {
+        let (neighbour, setting) = line.trim().split_once("  ").unwrap();
+        assert!(
+            EXAMPLE.lines().any(|shown| shown.trim_start_matches("# ").starts_with(setting)),
+            "{setting}"
+        );
+        let place = tables.find(neighbour).unwrap();
+        let (before, after) = tables.split_at(place);
+        assert_eq!(format!("{:?}", good(&format!("{before}{setting}\n{after}"))), default, "{setting}");
+    }
 }
 
 #[test]
