@@ -1,6 +1,7 @@
 //! What MQTT 5.0 has and 3.1.1 has not.
 
 use super::*;
+use crate::authorize::{Device, Devices, RevokedCertificate};
 
 /// CONNACK of 5.0: its reason and its properties.
 async fn connack(client: &mut Client) -> (u8, Vec<u8>) {
@@ -70,6 +71,33 @@ async fn silence_a_stop_and_new_rules_are_told_as_reasons() {
     silent.send(&connect5("c", 0x02, 10, b"")).await;
     assert_eq!(connack(&mut silent).await.0, 0);
     silent.expect_disconnect(0x8d).await;
+}
+
+#[tokio::test]
+async fn who_is_put_out_is_told_why() {
+    let gateway = Gateway::start();
+    let revoke = |known: &mut Device| {
+        let (_, certificate) = peer(certified("plug")).certificate.expect("it has one");
+        let revoked_at = time::OffsetDateTime::UNIX_EPOCH;
+        known.revoked.push(RevokedCertificate { certificate, revoked_at, not_after: None });
+    };
+    let changes: [(fn(&mut Device), &str); 2] =
+        [(revoke, "was revoked"), (|known| known.disabled = true, "plug is disabled")];
+    for (change, why) in changes {
+        let mut plug = gateway.connect5("plug", "c", &[]).await;
+        let mut lamp = gateway.connect5("lamp", "c", &[]).await;
+        let mut devices = Devices::default();
+        change(devices.device_mut(&device("plug")));
+        let (access, streams) = (Access::default(), &gateway.streams);
+        let rules = Authorizer::with(&access, streams, devices.into(), std::sync::Arc::default());
+        gateway.broker.reload(rules, streams);
+        let (first, body) = plug.receive().await;
+        assert_eq!((first, body[0]), (0xe0, 0x87));
+        assert!(contains(&body, why.as_bytes()), "{:?}", String::from_utf8_lossy(&body));
+        plug.expect_close().await;
+        lamp.ping().await;
+        gateway.broker.reload(authorizer(streams), streams);
+    }
 }
 
 #[tokio::test]
