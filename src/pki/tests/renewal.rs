@@ -100,3 +100,18 @@ fn a_clock_that_is_behind_does_not_replace_a_certificate_by_one_that_is_over() {
     let behind = place.open_at(&clock_at(0)).server_tls();
     assert_eq!(behind.certificate().unwrap().serial, serial);
 }
+
+#[test]
+fn certificates_that_end_soon_are_counted_until_they_are_renewed() {
+    let place = Place::new();
+    let pki = place.open();
+    pki.issue_device(&id("pump"), Issue::First).unwrap();
+    let end = pki.device(&id("pump")).unwrap().certificate.not_after.unix_timestamp();
+    let before_the_end = |days: u64| place.open_at(&clock_at(u64::try_from(end).unwrap() - days * DAY));
+    assert_eq!(before_the_end(31).lives().devices, []);
+    let late = before_the_end(29);
+    let named: Vec<_> = late.lives().devices.into_iter().map(|(device, _)| device).collect();
+    assert_eq!(named, [id("pump")]);
+    late.issue_device(&id("pump"), Issue::Further).unwrap();
+    assert_eq!(late.lives().devices, []);
+}
