@@ -92,7 +92,7 @@ pub enum NoDevice {
     #[error("the certificate has no {0}; it must be the device's name")]
     NoName(CertificateName),
     /// More than one: who it is would be a matter of taste.
-    #[error("the certificate has {count} {kind}s; it must have one, the device's name")]
+    #[error("the certificate has more than one {kind}, {count} of them; it must have one, the device's name")]
     SeveralNames {
         /// What was looked for.
         kind: CertificateName,
