@@ -33,6 +33,8 @@ fn refusals_and_changes_are_there_after_a_kill_and_can_be_asked_for_one_by_one()
     for expected in ["add", "certificate_missing", "publish_not_allowed", "disable"] {
         assert!(reasons.contains(&expected), "{expected} is not in {reasons:?}");
     }
+    let place = |reason| reasons.iter().position(|found| *found == reason);
+    assert!(place("publish_not_allowed") < place("disable"), "they stand as they happened: {reasons:?}");
     assert!(all.iter().all(|entry| entry["clock"] == "synchronized" && entry["time"].is_string()));
     let of_pump = audit(&home, &["--device", "pump", "--reason", "publish_not_allowed"]);
     assert_eq!(of_pump.len(), 1, "{of_pump:?}");
