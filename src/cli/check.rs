@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use super::{ConfigArg, EXIT_CONFIG};
 use crate::authorize::{KeyFiles, Registry};
 use crate::config::{ClientAuth, Config, PayloadFormat, SinkKind};
+use crate::message::DeviceId;
 use crate::pki::Pki;
 use crate::{api, gateway, sink};
 
@@ -22,6 +23,11 @@ pub(super) fn run(args: &ConfigArg) -> anyhow::Result<ExitCode> {
             beyond_the_text(&config, &mut found);
             if let Some(warning) = Pki::names_to_know(&config.pki) {
                 eprintln!("Warning: pki.server_cert: {warning}");
+            }
+            for (number, group) in groups_of_nobody(&config) {
+                eprintln!(
+                    "Warning: acl.{number}.group: nobody is in the group {group}, so the rule speaks of nobody"
+                );
             }
             if found.is_empty() {
                 print_summary(&origin, &config);
@@ -71,6 +77,21 @@ fn beyond_the_text(config: &Config, found: &mut Vec<String>) {
         }
         Err(error) => found.push(error.to_string()),
     }
+}
+
+/// The groups that a rule names, by its number, and that neither a `[[group]]` nor the registry knows.
+fn groups_of_nobody(config: &Config) -> Vec<(usize, &DeviceId)> {
+    // What is wrong with the registry is said elsewhere.
+    let devices = Registry::read(&config.data_dir).unwrap_or_default();
+    let is_known = |group: &DeviceId| {
+        config.access.groups.get(group).is_some_and(|devices| !devices.is_empty())
+            || devices.iter().any(|(_, known)| known.groups.contains(group))
+    };
+    let rules = config.access.rules.iter().zip(1..);
+    rules
+        .filter_map(|(rule, number)| Some((number, rule.group.as_ref()?)))
+        .filter(|(_, group)| !is_known(group))
+        .collect()
 }
 
 /// Why a directory cannot hold the gateway's data, if so. Makes nothing.

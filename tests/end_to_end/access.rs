@@ -103,6 +103,19 @@ fn check_reads_the_keys_of_tokens_and_the_registry() {
 }
 
 #[test]
+fn check_warns_of_a_rule_that_speaks_of_nobody() {
+    let home = Home::new(
+        "[[group]]\nname = \"plugs\"\ndevices = [\"plug-01\"]\n\
+         [[acl]]\ngroup = \"plugs\"\npublish = [\"a\"]\n\
+         [[acl]]\neffect = \"deny\"\ngroup = \"plgs\"\npublish = [\"b\"]\n",
+    );
+    let output = home.tampu(&["check"]);
+    let said = text(&output);
+    assert!(output.status.success() && said.contains("acl.2.group: nobody is in the group plgs"), "{said}");
+    assert!(!said.contains("acl.1"), "{said}");
+}
+
+#[test]
 fn acl_test_says_what_would_happen_and_which_rule_decides() {
     let home = Home::new(
         "[[acl]]\neffect = \"deny\"\ndevice = \"plug\"\npublish = [\"plug/secret/#\"]\nretain = true\n\
