@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::ConfigArg;
+use super::{ConfigArg, EXIT_USAGE, told_once};
 use crate::authorize::{Authorizer, Cause, Decision, IdentityKind, Principal, Registry};
 use crate::config::{Config, RuleOrigin};
 use crate::message::{DeviceId, Qos, Topic, TopicFilter};
@@ -14,7 +14,8 @@ use crate::message::{DeviceId, Qos, Topic, TopicFilter};
 /// `tampu acl …`
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Say whether a device may publish or subscribe to a topic, and which rule decides. Exit code 0: it may, 1: not
+    /// Say whether a device may publish or subscribe to a topic, and which rule decides. Exit code 0: it may, 1: not,
+    /// 2: the command line is wrong
     Test(TestArgs),
 }
 
@@ -59,7 +60,14 @@ pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
     let authorizer =
         Authorizer::with(&config.access, &config.streams, devices.into(), std::sync::Arc::default());
     let who = Principal::assumed(args.device.clone(), args.identity);
-    let decision = decide(args, &authorizer, &who)?;
+    let decision = match decide(args, &authorizer, &who) {
+        Ok(decision) => decision,
+        // A script must be able to tell it from a refusal.
+        Err(error) => {
+            eprintln!("Error: {}", told_once(&error));
+            return Ok(ExitCode::from(EXIT_USAGE));
+        }
+    };
     let word = if decision.allowed { "allowed" } else { "refused" };
     println!("{word}: {}", told(&decision, &config, file.as_deref()));
     if args.action == Action::Subscribe && decision.allowed {

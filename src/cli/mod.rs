@@ -22,6 +22,9 @@ use crate::{demo, gateway};
 /// The exit code for a configuration that is not valid (`EX_CONFIG` of sysexits.h).
 const EXIT_CONFIG: u8 = 78;
 
+/// The exit code for a wrong command line, as clap has it.
+const EXIT_USAGE: u8 = 2;
+
 const AFTER_HELP: &str = "\
 Exit codes: 0 done, 1 it failed, 2 the command line is wrong, 78 the configuration is wrong.
 

@@ -137,7 +137,9 @@ fn acl_test_says_what_would_happen_and_which_rule_decides() {
         ("lamp subscribe #", 1, "refused"),
         ("lamp publish $SYS/x", 1, "the gateway's own"),
         ("anonymous publish anonymous/x --identity anonymous", 1, "no rule"),
-        ("lamp publish a/+", 1, "wildcards"),
+        ("lamp publish a/+", 2, "wildcards"),
+        ("lamp subscribe a# --qos 1", 2, "last character"),
+        ("lamp subscribe a --retain", 2, "belong to publish"),
         ("lamp publish x --identity card", 2, "an identity is one of"),
     ] {
         let arguments: Vec<_> = ["acl", "test"].into_iter().chain(arguments.split(' ')).collect();
