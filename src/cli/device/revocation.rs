@@ -42,6 +42,7 @@ pub(super) fn revoke(
              was ever refused; or keep the device out whatever it shows: tampu device disable {name}"
         );
     }
+    let is_ours = wanted.iter().all(|(_, not_after)| not_after.is_some());
     let new = record(name, &wanted, place.now, place)?;
     for (id, _) in &wanted {
         writeln!(out, "revoked  {id}")?;
@@ -49,6 +50,13 @@ pub(super) fn revoke(
     match new {
         0 => writeln!(out, "It was revoked before.")?,
         _ => writeln!(out, "A gateway that runs refuses it within a second, and closes its connections.")?,
+    }
+    if !is_ours {
+        writeln!(
+            out,
+            "Note: this gateway has made no certificate with this number for {name}; was it another CA? If not, look \
+             at the number again: tampu device show {name}"
+        )?;
     }
     Ok(())
 }
@@ -75,13 +83,22 @@ pub(super) fn set_disabled(
     out: &mut dyn Write,
 ) -> anyhow::Result<()> {
     let word = if disabled { "disabled" } else { "enabled" };
-    Registry::update(place.data_dir, |devices| {
+    let has_certificate = place.pki.device(name).is_ok();
+    let is_known = Registry::update(place.data_dir, |devices| {
+        let is_known = has_certificate || devices.device(name).is_some();
         let device = devices.device_mut(name);
         ensure!(device.disabled != disabled, "{name} is {word} already");
         device.disabled = disabled;
-        Ok(())
+        anyhow::Ok(is_known)
     })?;
     writeln!(out, "{name} is {word}. A gateway that runs knows it within a second.")?;
+    if !is_known {
+        writeln!(
+            out,
+            "Note: no certificate, password or API key of {name} is known here. If it has no certificate of another CA \
+             and no token either, look at the name again."
+        )?;
+    }
     Ok(())
 }
 

@@ -353,3 +353,33 @@ fn a_device_is_disabled_and_enabled_whether_it_has_a_certificate_or_not() {
     }
     assert!(!scene.run(&["list"]).unwrap().contains("disabled"));
 }
+
+#[test]
+fn a_list_says_which_certificates_end_soon_or_have_ended() {
+    let scene = Scene::new();
+    scene.run(&["add", "pump"]).unwrap();
+    let pump = scene.pki.device(&DeviceId::parse("pump").unwrap()).unwrap();
+    for (days_left, state) in [(31, "good"), (29, "ends soon"), (-1, "expired")] {
+        let now = pump.certificate.not_after - time::Duration::days(days_left);
+        let mut out = Vec::new();
+        run(&DeviceCommand::List { json: true }, &Place { now, ..scene.place() }, &mut out).unwrap();
+        let rows: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!((&rows[0]["state"], &rows[0]["days_left"]), (&state.into(), &days_left.into()));
+    }
+}
+
+#[test]
+fn a_name_or_a_number_that_nobody_has_is_noted_and_taken_at_its_word() {
+    let scene = Scene::new();
+    scene.run(&["add", "pump"]).unwrap();
+    for (arguments, note) in [
+        (&["disable", "pump"][..], None),
+        (&["disable", "punp"], Some("look at the name again")),
+        (&["revoke", "pump", "--serial", "0102"], Some("look at the number again")),
+        (&["revoke", "pump"], None),
+    ] {
+        let said = scene.run(arguments).unwrap();
+        assert_eq!(said.contains("Note: "), note.is_some(), "{said}");
+        assert!(said.contains(note.unwrap_or_default()), "{said}");
+    }
+}
