@@ -142,6 +142,21 @@ fn the_defaults_of_tables_that_need_not_be_there_stand_in_the_example() {
 }
 
 #[test]
+fn the_configurations_that_the_readme_shows_are_good() {
+    let readme = include_str!("../../README.md");
+    let blocks: Vec<_> =
+        readme.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(blocks.len() > 1);
+    for block in blocks {
+        let text = block
+            .replace("{ env = \"THINGSPEAK_KEY\" }", "\"k\"")
+            .replace("{ file = \"/etc/tampu/supabase.key\" }", "\"k\"")
+            .replace("<ref>", "abc");
+        good(&text);
+    }
+}
+
+#[test]
 fn every_problem_is_shown_at_once_with_its_key_and_what_would_be_right() {
     let found = problems(
         "[listener]\naddres = \"x\"\nmax_inflight = 70000\nclient_auth = \"maybe\"\n\
