@@ -410,6 +410,8 @@ fn what_the_other_listeners_lack_is_said() {
         ("[plain]\naddress = \"1883\"", "an address is written as"),
         ("[limits]\nconnects_per_second = 0", "limits.connects_per_second"),
         ("[limits]\nmax_reconnect_delay = \"2m\"", "limits.max_reconnect_delay"),
+        ("[limits]\nmax_topic_bytes = 65536", "limits.max_topic_bytes"),
+        ("[limits]\nmax_topic_levels = 1025", "limits.max_topic_levels"),
     ] {
         let found = problems(text);
         assert!(found.iter().any(|problem| problem.contains(expected)), "{expected}: {found:#?}");
