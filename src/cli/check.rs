@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::{ConfigArg, EXIT_CONFIG};
 use crate::authorize::{KeyFiles, Registry};
-use crate::config::{ClientAuth, Config, PayloadFormat, SinkKind};
+use crate::config::{Access, ClientAuth, Config, Door, IdentityKind, PayloadFormat, SinkKind};
 use crate::message::DeviceId;
 use crate::pki::Pki;
 use crate::{api, gateway, sink};
@@ -108,20 +108,15 @@ fn unwritable(directory: &Path) -> Option<String> {
 fn print_summary(origin: &str, config: &Config) {
     println!("{origin}: good.");
     println!("gateway {} keeps its data in {}", config.gateway_id, config.data_dir.display());
-    let certificates = match config.listener.client_auth {
-        ClientAuth::Required => "every device needs a certificate",
-        ClientAuth::Optional => "devices without a certificate are let in",
-    };
-    println!("listens on {} (TLS; {certificates})", config.listener.address);
-    if let Some(identities) = &config.listener.identities {
-        let identities: Vec<_> = identities.iter().map(|kind| kind.as_str()).collect();
-        println!("a device shows who it is by: {}", identities.join(", "));
-    }
+    let who = who_is_let_in(&config.access, Door::Tls, config.listener.client_auth);
+    println!("listens on {} (TLS): {who}", config.listener.address);
     if let Some(websocket) = &config.websocket {
-        println!("listens on {} (WebSocket over TLS, at {})", websocket.address, websocket.path);
+        let who = who_is_let_in(&config.access, Door::WebSocket, websocket.client_auth);
+        println!("listens on {} (WebSocket over TLS, at {}): {who}", websocket.address, websocket.path);
     }
     if let Some(plain) = &config.plain {
-        println!("listens on {} (without TLS)", plain.address);
+        let who = who_is_let_in(&config.access, Door::Plain, ClientAuth::Optional);
+        println!("listens on {} (without TLS): {who}", plain.address);
     }
     for stream in &config.streams {
         let format = match stream.format {
@@ -140,5 +135,99 @@ fn print_summary(origin: &str, config: &Config) {
     }
     if config.sinks.is_empty() {
         println!("no sink: readings are kept in the buffer until it is full");
+    }
+}
+
+/// What a device needs to come in by a door. The first identity that it shows counts, so that none counts behind one
+/// that every device shows.
+fn who_is_let_in(access: &Access, door: Door, client_auth: ClientAuth) -> String {
+    let is_required = client_auth == ClientAuth::Required;
+    let mut proofs = Vec::new();
+    let mut nameless = None;
+    for kind in access.identities(door) {
+        match kind {
+            IdentityKind::Certificate if door == Door::Plain => {}
+            IdentityKind::Certificate => proofs.push("a certificate"),
+            IdentityKind::Password => proofs.push("a password"),
+            IdentityKind::ApiKey => proofs.push("an API key"),
+            IdentityKind::Jwt => proofs.push("a token"),
+            IdentityKind::Anonymous => nameless = access.anonymous.as_ref(),
+        }
+        if nameless.is_some() || is_required && *kind == IdentityKind::Certificate {
+            break;
+        }
+    }
+    if is_required && proofs == ["a certificate"] {
+        return "every device needs a certificate".to_owned();
+    }
+    let by = proofs.join(" or ");
+    let rule = match (proofs.is_empty(), nameless) {
+        (true, None) => "nobody is let in: it has neither identities nor [anonymous]".to_owned(),
+        (true, Some(name)) => format!("whatever a device shows, it is let in as {name}"),
+        (false, None) => format!("a device must show who it is by {by}"),
+        (false, Some(name)) => {
+            format!("a device shows who it is by {by}; one that does not is let in as {name}")
+        }
+    };
+    if is_required { format!("every device needs a certificate, and {rule}") } else { rule }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_device_needs_is_said_for_every_combination() {
+        let jwt =
+            "[[jwt]]\nname = \"c\"\nalgorithm = \"HS256\"\nsecret = \"0123456789abcdef0123456789abcdef\"\n";
+        let anonymous = "[anonymous]\nname = \"sketch\"\n";
+        let needed = "every device needs a certificate";
+        for (listener, more, expected) in [
+            ("", "", needed.to_owned()),
+            (
+                "client_auth = \"optional\"",
+                anonymous,
+                "a device shows who it is by a certificate; one that does not is let in as sketch".to_owned(),
+            ),
+            ("identities = [\"certificate\"]", "", needed.to_owned()),
+            ("identities = [\"password\"]", "", "a device must show who it is by a password".to_owned()),
+            (
+                "identities = [\"certificate\", \"password\", \"api_key\", \"jwt\"]",
+                jwt,
+                "a device must show who it is by a certificate or a password or an API key or a token"
+                    .to_owned(),
+            ),
+            (
+                "client_auth = \"required\"\nidentities = [\"password\"]",
+                "",
+                format!("{needed}, and a device must show who it is by a password"),
+            ),
+            (
+                "client_auth = \"required\"\nidentities = [\"api_key\", \"certificate\", \"password\"]",
+                "",
+                format!("{needed}, and a device must show who it is by an API key or a certificate"),
+            ),
+            (
+                "client_auth = \"required\"\nidentities = [\"certificate\", \"password\"]",
+                "",
+                needed.to_owned(),
+            ),
+            (
+                "identities = [\"password\", \"anonymous\", \"api_key\"]",
+                anonymous,
+                "a device shows who it is by a password; one that does not is let in as sketch".to_owned(),
+            ),
+            (
+                "identities = [\"anonymous\", \"password\"]",
+                anonymous,
+                "whatever a device shows, it is let in as sketch".to_owned(),
+            ),
+        ] {
+            let config = Config::from_toml(&format!("[listener]\n{listener}\n{more}")).unwrap();
+            let said = who_is_let_in(&config.access, Door::Tls, config.listener.client_auth);
+            assert_eq!(said, expected, "{listener}");
+        }
+        let access = Config::from_toml("[plain]\naddress = \"127.0.0.1:1883\"\n").unwrap().access;
+        assert!(who_is_let_in(&access, Door::Plain, ClientAuth::Optional).starts_with("nobody"));
     }
 }
