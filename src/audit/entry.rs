@@ -6,6 +6,27 @@ use time::OffsetDateTime;
 
 use crate::message::{ClockQuality, DeviceId, Stamp};
 
+/// Whom something is refused to, as far as that is known.
+#[derive(Debug, Clone, Copy)]
+pub struct Whom<'a> {
+    /// Where it is.
+    pub peer: IpAddr,
+    /// The device that it has shown to be.
+    pub device: Option<&'a DeviceId>,
+    /// The device that it says it is and has not shown to be: anybody can say so.
+    pub claimed: Option<&'a DeviceId>,
+    /// The client id, which it chooses.
+    pub client_id: Option<&'a str>,
+}
+
+impl Whom<'_> {
+    /// Somebody of whom no more is known than where it is.
+    #[must_use]
+    pub fn at(peer: IpAddr) -> Self {
+        Self { peer, device: None, claimed: None, client_id: None }
+    }
+}
+
 /// What has happened.
 #[derive(Debug, Clone, Copy)]
 pub enum Event<'a> {
@@ -14,9 +35,7 @@ pub enum Event<'a> {
         /// Why, in one word.
         reason: &'a str,
         /// To whom.
-        peer: IpAddr,
-        /// To which device, if that is known.
-        device: Option<&'a DeviceId>,
+        whom: Whom<'a>,
         /// The same in words; it may hold text of the peer's.
         detail: &'a str,
     },
@@ -46,9 +65,15 @@ pub struct Entry {
     /// To whom it was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<IpAddr>,
-    /// The device.
+    /// The device, which it has shown to be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceId>,
+    /// The device that it said it was, and did not show to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claimed: Option<DeviceId>,
+    /// The client id, as far as it is not too long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
     /// The user who has changed it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<u32>,
@@ -73,24 +98,42 @@ impl Entry {
             ClockQuality::Synchronized => "synchronized",
             ClockQuality::Unsynchronized => "unsynchronized",
         };
-        let (event, reason, peer, device, detail, user) = match event {
-            Event::Refused { reason, peer, device, detail } => {
-                ("refused", reason, Some(peer.to_canonical()), device, detail, None)
-            }
-            Event::Changed { change, device, detail } => {
-                ("changed", change, None, device, detail, Some(rustix::process::getuid().as_raw()))
-            }
-        };
-        Self {
+        let entry = |event: &str, reason: &str, detail: &str| Self {
             time: time.unwrap_or(OffsetDateTime::UNIX_EPOCH),
             clock: clock.to_owned(),
             event: event.to_owned(),
             reason: reason.to_owned(),
-            peer,
-            device: device.cloned(),
-            user,
+            peer: None,
+            device: None,
+            claimed: None,
+            client_id: None,
+            user: None,
             detail: detail.to_owned(),
             left_out,
+        };
+        match event {
+            Event::Refused { reason, whom, detail } => Self {
+                peer: Some(whom.peer.to_canonical()),
+                device: whom.device.cloned(),
+                claimed: whom.claimed.cloned(),
+                client_id: whom.client_id.map(str::to_owned),
+                ..entry("refused", reason, detail)
+            },
+            Event::Changed { change, device, detail } => Self {
+                device: device.cloned(),
+                user: Some(rustix::process::getuid().as_raw()),
+                ..entry("changed", change, detail)
+            },
+        }
+    }
+
+    /// Whether it is about this device: what it did, and what others did under its name. Of a peer that has named no
+    /// device its client id counts as the name.
+    #[must_use]
+    pub fn is_about(&self, device: &DeviceId) -> bool {
+        match (&self.device, &self.claimed) {
+            (None, None) => self.client_id.as_deref() == Some(device.as_str()),
+            (shown, claimed) => shown.as_ref() == Some(device) || claimed.as_ref() == Some(device),
         }
     }
 

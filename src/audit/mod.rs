@@ -9,8 +9,14 @@
 //! ```
 //!
 //! A gateway writes on a thread of its own: at once after a quiet time, then every ten seconds, and no more bytes
-//! a minute than an SD card can bear for years. What is beyond, and what repeats itself, is left out and counted
-//! in the next entry. A power cut takes the entries of the last ten seconds.
+//! a minute than an SD card can bear for years. What is beyond is left out, and so is what repeats itself: of one
+//! reason at one address five entries, then one in half a minute, whatever devices are there. What was left out is
+//! counted in the next entry, of whatever reason and whoever it is about: an entry says that something is missing
+//! before it, and the counters of the status say how often each reason was met.
+//! A power cut takes the entries of the last ten seconds.
+//!
+//! An entry tells who a peer has *shown* to be (`device`) from who it only *says* it is (`claimed`): with a certificate
+//! that was refused, a wrong password, key or token. Its client id is its own choice in any case.
 
 mod entry;
 mod file;
@@ -28,7 +34,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 
-pub use entry::{Entry, Event};
+pub use entry::{Entry, Event, Whom};
 pub use file::{append, read};
 
 use writer::{Order, Writer};

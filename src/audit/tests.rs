@@ -12,7 +12,7 @@ fn clock(dir: &Path) -> Clock {
 }
 
 fn refused(detail: &str) -> Event<'_> {
-    Event::Refused { reason: "not_tls", peer: PEER, device: None, detail }
+    Event::Refused { reason: "not_tls", whom: Whom::at(PEER), detail }
 }
 
 fn entries(dir: &Path) -> Vec<Entry> {
@@ -92,4 +92,20 @@ fn a_torn_line_is_passed_over() {
     file::append_lines(&dir, b"{\"time\":\"2026-\n").unwrap();
     append(&dir, &entry).unwrap();
     assert_eq!(entries(&dir), [entry.clone(), entry]);
+}
+
+#[test]
+fn an_entry_is_about_who_did_it_and_about_whom_they_said_they_were() {
+    let place = tempfile::tempdir().unwrap();
+    let stamp = clock(place.path()).stamp();
+    let [pump, fan, lamp] = ["pump", "fan", "lamp"].map(|name| DeviceId::parse(name).unwrap());
+    let about = |whom| {
+        let entry = Entry::new(Event::Refused { reason: "password_wrong", whom, detail: "" }, stamp, 0);
+        [&pump, &fan, &lamp].map(|device| entry.is_about(device))
+    };
+    let client = Whom { client_id: Some("lamp"), ..Whom::at(PEER) };
+    assert_eq!(about(Whom::at(PEER)), [false; 3]);
+    assert_eq!(about(client), [false, false, true], "nothing else is known");
+    assert_eq!(about(Whom { claimed: Some(&fan), ..client }), [false, true, false]);
+    assert_eq!(about(Whom { device: Some(&pump), claimed: Some(&fan), ..client }), [true, true, false]);
 }

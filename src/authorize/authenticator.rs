@@ -48,26 +48,36 @@ impl Authenticator {
     /// # Errors
     /// Why it is not let in, and what it is told.
     pub async fn authenticate(&self, rules: &Authorizer, shown: Credentials<'_>) -> Admission {
-        let kinds = rules.identities(shown.door);
-        let Some(kind) = kinds.iter().copied().find(|kind| shown.shows(*kind)) else {
-            return Err(nothing_shown(kinds));
-        };
-        let principal = match kind {
-            IdentityKind::Certificate => {
-                let (device, certificate) = shown.certificate.ok_or_else(|| nothing_shown(kinds))?;
-                Principal::certified(device, certificate, shown.door)
-            }
-            IdentityKind::Password => self.by_password(rules, &shown).await?,
-            IdentityKind::ApiKey => self.by_key(rules, &shown)?,
-            IdentityKind::Jwt => self.by_token(rules, &shown)?,
-            IdentityKind::Anonymous => {
-                let device = rules.anonymous().ok_or_else(|| nothing_shown(kinds))?;
-                Principal::anonymous(device.clone(), shown.door)
-            }
-        };
+        let principal = self.find_out(rules, &shown).await.map_err(|denied| Denied {
+            device: shown.certificate.as_ref().map(|(device, _)| device.clone()),
+            claimed: denied.claimed.or_else(|| shown.claimed()),
+            ..denied
+        })?;
         match rules.admits(&principal) {
             Ok(()) => Ok(Arc::new(principal)),
-            Err((refusal, detail)) => Err(Denied { refusal, detail, answer: DeniedAnswer::NotAuthorized }),
+            Err((refusal, detail)) => {
+                let device = Some(principal.identity.device);
+                Err(Denied { device, ..Denied::new(refusal, DeniedAnswer::NotAuthorized, detail) })
+            }
+        }
+    }
+
+    /// Who a client is by what counts of what it shows.
+    async fn find_out(&self, rules: &Authorizer, shown: &Credentials<'_>) -> Result<Principal, Denied> {
+        let kinds = rules.identities(shown.door);
+        let nothing = || nothing_shown(kinds);
+        match kinds.iter().copied().find(|kind| shown.shows(*kind)).ok_or_else(nothing)? {
+            IdentityKind::Certificate => {
+                let (device, certificate) = shown.certificate.clone().ok_or_else(nothing)?;
+                Ok(Principal::certified(device, certificate, shown.door))
+            }
+            IdentityKind::Password => self.by_password(rules, shown).await,
+            IdentityKind::ApiKey => self.by_key(rules, shown),
+            IdentityKind::Jwt => self.by_token(rules, shown),
+            IdentityKind::Anonymous => {
+                let device = rules.anonymous().ok_or_else(nothing)?;
+                Ok(Principal::anonymous(device.clone(), shown.door))
+            }
         }
     }
 
@@ -86,7 +96,7 @@ impl Authenticator {
         });
         let checked = self.0.passwords.check(user, known, password, shown.address).await;
         let denied = |refusal, answer, detail: &str| {
-            Err(Denied { refusal, detail: format!("user {user:?}: {detail}"), answer })
+            Err(Denied::new(refusal, answer, format!("user {user:?}: {detail}")))
         };
         match (checked, known) {
             (Ok(()), Some((device, hash))) => {
@@ -113,8 +123,11 @@ impl Authenticator {
             (Some(password), user) if keys::is_key(password) => (password, user),
             (_, user) => (user.unwrap_or_default().as_bytes(), None),
         };
-        let (device, key) = keys::check(rules.devices(), key, user, self.0.clock.certainly_past())
-            .map_err(|detail| wrong(Refusal::ApiKeyWrong, detail))?;
+        let checked = keys::check(rules.devices(), key, user, self.0.clock.certainly_past());
+        let (device, key) = checked.map_err(|detail| Denied {
+            claimed: keys::claimed(rules.devices(), key).cloned(),
+            ..wrong(Refusal::ApiKeyWrong, detail)
+        })?;
         let proof = Proof::ApiKey { id: key.id.as_str().into(), expires: key.expires };
         let mut principal = shown.named(device.clone(), IdentityKind::ApiKey, proof);
         principal.ends = key.expires.and_then(|expires| self.instant_of(expires.into()));
@@ -123,19 +136,18 @@ impl Authenticator {
 
     fn by_token(&self, rules: &Authorizer, shown: &Credentials<'_>) -> Result<Principal, Denied> {
         if !self.0.clock.is_synchronized() {
-            return Err(Denied {
-                refusal: Refusal::ClockNotSynchronized,
-                detail: "its token cannot be judged before the wall clock is synchronised".to_owned(),
-                answer: DeniedAnswer::ServerUnavailable,
-            });
+            let detail = "its token cannot be judged before the wall clock is synchronised";
+            return Err(Denied::new(Refusal::ClockNotSynchronized, DeniedAnswer::ServerUnavailable, detail));
         }
         let signed = rules.tokens().check(shown.password.unwrap_or_default());
         let signed = signed.map_err(|detail| wrong(Refusal::TokenWrong, detail))?;
+        // It is signed, and yet it may be another's, or of yesterday.
+        let not_so = |refusal, detail| Denied { claimed: signed.device(), ..wrong(refusal, detail) };
         let judged = jwt::judge(&signed, shown.client_id, self.0.clock.trusted_now());
-        let bearer = judged.map_err(|(refusal, detail)| wrong(refusal, detail))?;
+        let bearer = judged.map_err(|(refusal, detail)| not_so(refusal, detail))?;
         let names = Names { client_id: shown.client_id, user: bearer.user.as_deref() };
         let claims = TokenAcl::of_claims(&signed.claims, names)
-            .map_err(|detail| wrong(Refusal::TokenWrong, detail))?;
+            .map_err(|detail| not_so(Refusal::TokenWrong, detail))?;
         let mut principal = shown.named(bearer.device, IdentityKind::Jwt, Proof::Jwt(signed.key));
         principal.user = bearer.user;
         principal.claims = claims.map(Box::new);
@@ -168,6 +180,12 @@ impl Credentials<'_> {
         }
     }
 
+    /// The device that its user name says it is; not a key that stands in the name's place.
+    fn claimed(&self) -> Option<DeviceId> {
+        let user = self.user.filter(|user| !keys::is_key(user.as_bytes()) && !jwt::is_token(user.as_bytes()));
+        DeviceId::parse(user?).ok()
+    }
+
     /// A device that has proved its user name.
     fn named(&self, device: DeviceId, kind: IdentityKind, proof: Proof) -> Principal {
         let user = Some(device.as_str().into());
@@ -177,11 +195,11 @@ impl Credentials<'_> {
 }
 
 fn wrong(refusal: Refusal, detail: String) -> Denied {
-    Denied { refusal, detail, answer: DeniedAnswer::BadUserNameOrPassword }
+    Denied::new(refusal, DeniedAnswer::BadUserNameOrPassword, detail)
 }
 
 fn nothing_shown(kinds: &[IdentityKind]) -> Denied {
     let wanted: Vec<_> = kinds.iter().map(|kind| kind.as_str()).collect();
     let detail = format!("it does not show who it is by any of: {}", wanted.join(", "));
-    Denied { refusal: Refusal::IdentityNotAllowed, detail, answer: DeniedAnswer::NotAuthorized }
+    Denied::new(Refusal::IdentityNotAllowed, DeniedAnswer::NotAuthorized, detail)
 }

@@ -130,6 +130,16 @@ pub struct Denied {
     pub detail: String,
     /// What the client is told.
     pub answer: DeniedAnswer,
+    /// The device that it has shown to be.
+    pub device: Option<DeviceId>,
+    /// The device that it says it is, and has not shown to be.
+    pub claimed: Option<DeviceId>,
+}
+
+impl Denied {
+    pub(super) fn new(refusal: Refusal, answer: DeniedAnswer, detail: impl Into<String>) -> Self {
+        Self { refusal, detail: detail.into(), answer, device: None, claimed: None }
+    }
 }
 
 /// What a client that is not let in is told. It learns no more: whether there is such a user is not its business.

@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 
 use super::identity::Mark;
 use crate::config::TokenIssuer;
+use crate::message::DeviceId;
 
 pub(super) use claims::judge;
 use keys::Key;
@@ -44,6 +45,13 @@ pub(super) fn is_token(password: &[u8]) -> bool {
     let is_base64 =
         |part: &[u8]| part.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte));
     password.starts_with(b"e") && parts.clone().count() == 3 && parts.all(is_base64)
+}
+
+impl Signed<'_> {
+    /// The device that it names, whether it is good for anything or not.
+    pub(super) fn device(&self) -> Option<DeviceId> {
+        DeviceId::parse(self.claims.get(&self.issuer.device_claim)?.as_str()?).ok()
+    }
 }
 
 impl TokenKeys {

@@ -71,11 +71,8 @@ pub(super) fn check<'a>(
     user: Option<&str>,
     certainly_past: SystemTime,
 ) -> Result<(&'a DeviceId, &'a ApiKey), String> {
-    let text = std::str::from_utf8(shown).unwrap_or_default();
     // What has no id may be a key that was torn: no part of it may be told.
-    let is_id = |id: &&str| id.len() == 2 * ID_BYTES && id.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let id = text.strip_prefix(PREFIX).and_then(|rest| rest.get(..2 * ID_BYTES)).filter(is_id);
-    let id = id.ok_or("it is no whole API key")?;
+    let id = id_of(shown).ok_or("it is no whole API key")?;
     let (device, key) = devices.key(id).ok_or_else(|| format!("there is no API key {id}"))?;
     if !bool::from(sha256(shown).as_bytes().ct_eq(key.sha256.as_bytes())) {
         return Err(format!("it is not the API key {id}"));
@@ -87,6 +84,16 @@ pub(super) fn check<'a>(
         return Err(format!("the API key {id} has expired"));
     }
     Ok((device, key))
+}
+
+/// Whose key it would be by its id, which is no secret.
+pub(super) fn claimed<'a>(devices: &'a Devices, shown: &[u8]) -> Option<&'a DeviceId> {
+    devices.key(id_of(shown)?).map(|(device, _)| device)
+}
+
+fn id_of(shown: &[u8]) -> Option<&str> {
+    let is_id = |id: &&str| id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    std::str::from_utf8(shown).ok()?.strip_prefix(PREFIX)?.get(..2 * ID_BYTES).filter(is_id)
 }
 
 fn sha256(bytes: &[u8]) -> String {

@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::log_limit::LogLimit;
+pub use crate::audit::Whom;
 use crate::audit::{Audit, Event};
-use crate::message::DeviceId;
 
-/// Characters of a detail that are logged: it may hold whatever a peer has sent.
+/// Characters of a detail that are logged: it may hold whatever a peer has sent …
 const MAX_DETAIL_CHARS: usize = 256;
+/// … and of a client id.
+const MAX_CLIENT_ID_CHARS: usize = 128;
 
 macro_rules! refusals {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
@@ -173,22 +175,27 @@ impl Refusals {
     /// Counts a refusal, and logs it unless the same peer was refused for the same reason too often of late.
     ///
     /// `detail`: what was wrong, for a maker to read; it may hold text of the peer's.
-    pub fn record(&self, reason: Refusal, peer: IpAddr, who: Option<&DeviceId>, detail: &str) {
+    pub fn record(&self, reason: Refusal, whom: Whom<'_>, detail: &str) {
         self.0.counts[reason as usize].fetch_add(1, Ordering::Relaxed);
         // Outside of `witness` nobody asks.
         WITNESSED.try_with(|refused| refused.set(true)).ok();
-        let Some(unlogged_before) = self.0.log.admit(&(peer.to_canonical(), reason)) else { return };
-        let detail: String = detail.chars().take(MAX_DETAIL_CHARS).collect();
+        let Some(unlogged_before) = self.0.log.admit(&(whom.peer.to_canonical(), reason)) else { return };
+        let start = |text: &str, chars| text.chars().take(chars).collect::<String>();
+        let detail = start(detail, MAX_DETAIL_CHARS);
+        let client_id = whom.client_id.map(|id| start(id, MAX_CLIENT_ID_CHARS));
         tracing::warn!(
             reason = reason.as_str(),
-            %peer,
-            device = who.map(tracing::field::display),
+            peer = %whom.peer,
+            device = whom.device.map(tracing::field::display),
+            claimed = whom.claimed.map(tracing::field::display),
             // Debug: what a peer sent must not be able to forge a log line.
+            client_id = client_id.as_ref().map(tracing::field::debug),
             ?detail,
             unlogged_before,
             "refused"
         );
-        let event = Event::Refused { reason: reason.as_str(), peer, device: who, detail: &detail };
+        let whom = Whom { client_id: client_id.as_deref(), ..whom };
+        let event = Event::Refused { reason: reason.as_str(), whom, detail: &detail };
         self.0.audit.record(event, unlogged_before);
     }
 
@@ -218,9 +225,9 @@ mod tests {
     fn every_refusal_is_counted_under_its_reason() {
         let refusals = Refusals::default();
         for _ in 0..100 {
-            refusals.record(Refusal::CertificateExpired, PEER, None, "on 2026-01-01");
+            refusals.record(Refusal::CertificateExpired, Whom::at(PEER), "on 2026-01-01");
         }
-        refusals.record(Refusal::PublishNotAllowed, PEER, None, "a/b");
+        refusals.record(Refusal::PublishNotAllowed, Whom::at(PEER), "a/b");
         assert_eq!(refusals.counts()["certificate_expired"], 100);
         assert_eq!(refusals.counts()["publish_not_allowed"], 1);
         assert_eq!(refusals.counts()["certificate_missing"], 0);

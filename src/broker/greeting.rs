@@ -1,5 +1,6 @@
 //! From the first byte of a connection to its CONNACK, and its end.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -9,7 +10,7 @@ use super::connection::Connection;
 use super::session::{End, Session, Welcome};
 use super::wire::{self, Answer, Connect, Reason, Version};
 use super::{Moment, Peer, Shared};
-use crate::authorize::refusals::Refusal;
+use crate::authorize::refusals::{Refusal, Whom};
 use crate::authorize::{Credentials, DeniedAnswer, Principal};
 use crate::buffer::Mark;
 use crate::message::DeviceId;
@@ -31,17 +32,19 @@ pub(super) fn serve<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> impl Future<Output = ()> {
     async move {
         let _counted = Counted::new(&broker);
-        let end = match greet(&broker, &mut connection, &peer, &cancel).await {
+        let met = {
+            let mut heard = Heard::of(&peer);
+            let met = greet(&broker, &mut connection, &peer, &cancel, &mut heard).await;
+            met.inspect_err(|end| broker.log_end(end, heard.whom(&peer), peer.address))
+        };
+        let end = match met {
             Ok(mut session) => {
                 let Err(end) = session.run(&mut connection, &cancel).await;
                 session.say_goodbye(&end, &mut connection.out);
-                broker.log_end(&end, Some(session.device()), &peer);
+                broker.log_end(&end, session.whom(), peer.address);
                 end
             }
-            Err(end) => {
-                broker.log_end(&end, peer.certificate.as_ref().map(|(device, _)| device), &peer);
-                end
-            }
+            Err(end) => end,
         };
         if !matches!(end, End::Broken(_)) {
             // A client that does not listen to its end any more has its end anyway.
@@ -51,18 +54,39 @@ pub(super) fn serve<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 impl Shared {
-    fn log_end(&self, end: &End, device: Option<&DeviceId>, peer: &Peer) {
-        match (end, device) {
-            (End::Refused { refusal, detail, .. }, device) => {
-                self.refusals.record(*refusal, peer.address.ip(), device, detail);
-            }
+    fn log_end(&self, end: &End, whom: Whom<'_>, peer: SocketAddr) {
+        match (end, whom.device) {
+            (End::Refused { refusal, detail, .. }, _) => self.refusals.record(*refusal, whom, detail),
             (end, Some(device)) => {
-                if let Some(unlogged_before) = self.may_log(Moment::Disconnected, device, peer.address) {
-                    let peer = peer.address;
+                if let Some(unlogged_before) = self.may_log(Moment::Disconnected, device, peer) {
                     tracing::info!(%device, %peer, reason = %end, unlogged_before, "disconnected");
                 }
             }
-            (end, None) => tracing::debug!(peer = %peer.address, reason = %end, "disconnected"),
+            (end, None) => tracing::debug!(%peer, reason = %end, "disconnected"),
+        }
+    }
+}
+
+/// Who a client is, as far as that was heard before it had a session.
+#[derive(Debug)]
+struct Heard {
+    device: Option<DeviceId>,
+    claimed: Option<DeviceId>,
+    client_id: Option<Box<str>>,
+}
+
+impl Heard {
+    fn of(peer: &Peer) -> Self {
+        let device = peer.certificate.as_ref().map(|(device, _)| device.clone());
+        Self { device, claimed: None, client_id: None }
+    }
+
+    fn whom(&self, peer: &Peer) -> Whom<'_> {
+        Whom {
+            peer: peer.address.ip(),
+            device: self.device.as_ref(),
+            claimed: self.claimed.as_ref(),
+            client_id: self.client_id.as_deref(),
         }
     }
 }
@@ -89,10 +113,11 @@ async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
     connection: &mut Connection<S>,
     peer: &Peer,
     cancel: &CancellationToken,
+    heard: &mut Heard,
 ) -> Result<Box<Session>, End> {
     // What is needed to find out who it is, is not needed for as long as the connection lives; it is gone before
     // anything is allocated that is, so that it leaves no hole between.
-    let (mut connect, who) = Box::pin(identify(broker, connection, peer, cancel)).await?;
+    let (mut connect, who) = Box::pin(identify(broker, connection, peer, cancel, heard)).await?;
     let end = match Session::enter(broker, who, peer.address, &mut connect) {
         Ok(Welcome { mut session, answer, behind }) => {
             let durable = match behind == Mark::default() {
@@ -124,13 +149,18 @@ async fn identify<S: AsyncRead + AsyncWrite + Unpin>(
     connection: &mut Connection<S>,
     peer: &Peer,
     cancel: &CancellationToken,
+    heard: &mut Heard,
 ) -> Result<(Box<Connect>, Arc<Principal>), End> {
     let connect = in_time(broker, cancel, read_connect(broker, connection), || {
         End::refused(Refusal::ConnectTimeout, Reason::UnspecifiedError, "no CONNECT came in time")
     });
     let connect = Box::new(connect.await?);
-    match in_time(broker, cancel, let_in(broker, peer, &connect), not_ready).await {
-        Ok(who) => Ok((connect, who)),
+    heard.client_id = (!connect.client_id.is_empty()).then(|| connect.client_id.as_str().into());
+    match in_time(broker, cancel, let_in(broker, peer, &connect, heard), not_ready).await {
+        Ok(who) => {
+            heard.device = Some(who.identity.device.clone());
+            Ok((connect, who))
+        }
         Err(end) => {
             refuse(broker, &end, connect.version, connect.max_packet_bytes, connection);
             Err(end)
@@ -173,17 +203,27 @@ async fn read_connect<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// Whether the client is let in, and as whom.
-async fn let_in(broker: &Shared, peer: &Peer, connect: &Connect) -> Result<Arc<Principal>, End> {
+async fn let_in(
+    broker: &Shared,
+    peer: &Peer,
+    connect: &Connect,
+    heard: &mut Heard,
+) -> Result<Arc<Principal>, End> {
     if connect.authentication_method.is_some() {
         let what = "it asks for a method of authentication, and there is none";
         return Err(End::refused(Refusal::AuthenticationMethod, Reason::BadAuthenticationMethod, what));
     }
     // What an earlier process has kept must be known before it can be said what is present.
     broker.ready.wait().await;
-    authenticate(broker, peer, connect).await
+    authenticate(broker, peer, connect, heard).await
 }
 
-async fn authenticate(broker: &Shared, peer: &Peer, connect: &Connect) -> Result<Arc<Principal>, End> {
+async fn authenticate(
+    broker: &Shared,
+    peer: &Peer,
+    connect: &Connect,
+    heard: &mut Heard,
+) -> Result<Arc<Principal>, End> {
     let shown = Credentials {
         door: peer.door,
         certificate: peer.certificate.clone(),
@@ -201,6 +241,7 @@ async fn authenticate(broker: &Shared, peer: &Peer, connect: &Connect) -> Result
             DeniedAnswer::ServerBusy => Reason::ServerBusy,
             DeniedAnswer::RateExceeded => Reason::ConnectionRateExceeded,
         };
+        (heard.device, heard.claimed) = (denied.device, denied.claimed);
         End::refused(denied.refusal, reason, denied.detail)
     })
 }

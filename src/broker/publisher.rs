@@ -16,7 +16,7 @@ use super::subscriptions::{Subscriber, Target};
 use super::wire::Publish;
 use super::{Rules, Shared};
 use crate::authorize::Principal;
-use crate::authorize::refusals::Refusal;
+use crate::authorize::refusals::{Refusal, Whom};
 use crate::buffer::{Change, Mark, SubmitError, Wait, Writer};
 use crate::message::{Incoming, Qos, Stamp};
 
@@ -262,9 +262,15 @@ impl Publisher {
         }
     }
 
+    /// Who it is, for the log.
+    pub(super) fn whom(&self) -> Whom<'_> {
+        let device = Some(&self.who.identity.device);
+        Whom { device, client_id: Some(&self.client_id), ..Whom::at(self.address.ip()) }
+    }
+
     /// Counts and logs a refusal.
     pub(super) fn refuse(&self, broker: &Shared, reason: Refusal, detail: &str) {
-        broker.refusals.record(reason, self.address.ip(), Some(&self.who.identity.device), detail);
+        broker.refusals.record(reason, self.whom(), detail);
     }
 }
 

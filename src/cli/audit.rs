@@ -18,7 +18,7 @@ use crate::message::DeviceId;
 pub(super) struct Args {
     #[command(flatten)]
     config: ConfigArg,
-    /// Only what is about this device
+    /// Only what is about this device: what it did, and what others did under its name
     #[arg(long, value_parser = DeviceId::parse)]
     device: Option<DeviceId>,
     /// Only this reason or change, such as `certificate_expired` or `revoke`
@@ -37,7 +37,7 @@ pub(super) struct Args {
 
 impl Args {
     fn wants(&self, entry: &Entry, now: time::OffsetDateTime) -> bool {
-        self.device.as_ref().is_none_or(|device| entry.device.as_ref() == Some(device))
+        self.device.as_ref().is_none_or(|device| entry.is_about(device))
             && self.reason.as_ref().is_none_or(|reason| entry.reason == *reason)
             && self.since.is_none_or(|since| now - entry.time <= since)
     }
@@ -69,19 +69,22 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn for_people(entry: &Entry) -> String {
-    let Entry { time, clock, event, reason, peer, device, user, detail, left_out } = entry;
+    let Entry { time, clock, event, reason, peer, device, claimed, client_id, user, detail, left_out } =
+        entry;
     let mut text = time.format(&Rfc3339).unwrap_or_else(|_| time.to_string());
     if clock != "synchronized" {
         text.push_str(" (clock not synchronised)");
     }
     text.push_str(&format!("  {event} {reason}"));
     text.extend(device.iter().map(|device| format!("  device {device}")));
+    text.extend(claimed.iter().map(|claimed| format!("  says it is {claimed}")));
+    // Debug: what a peer has sent must not be able to forge a line.
+    text.extend(client_id.iter().map(|id| format!("  client id {id:?}")));
     text.extend(peer.iter().map(|peer| format!("  peer {peer}")));
     text.extend(user.iter().map(|user| format!("  by user {user}")));
-    // Debug: what a peer has sent must not be able to forge a line.
     text.push_str(&format!("  {detail:?}"));
     if *left_out > 0 {
-        text.push_str(&format!("  ({left_out} left out before it)"));
+        text.push_str(&format!("  ({left_out} others left out before it, of whatever)"));
     }
     text
 }

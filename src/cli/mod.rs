@@ -77,6 +77,10 @@ enum Command {
     #[command(subcommand)]
     Acl(acl::Command),
     /// Show what was refused to whom, and what was changed
+    ///
+    /// "device" is who a peer has shown to be, "says it is" whom it named with a certificate, password, key or token
+    /// that was not good. What repeats itself at one address is left out; an entry tells how many entries, of
+    /// whatever, are missing before it.
     Audit(audit::Args),
     /// Look into the store of readings
     #[command(subcommand)]

@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::share::{Share, Shares};
 use super::{raise_file_limit, room_for};
 use crate::authorize::origin;
-use crate::authorize::refusals::{Refusal, Refusals};
+use crate::authorize::refusals::{Refusal, Refusals, Whom};
 use crate::config;
 use crate::message::DeviceId;
 
@@ -42,12 +42,12 @@ impl Bounds {
     pub(super) fn place(&self, address: IpAddr) -> Option<Place> {
         let Some(share) = self.by_address.try_take(origin(address)) else {
             let detail = format!("{} connections from there are open", self.by_address.each());
-            self.refusals.record(Refusal::TooManyConnectionsOfAddress, address, None, &detail);
+            self.refusals.record(Refusal::TooManyConnectionsOfAddress, Whom::at(address), &detail);
             return None;
         };
         let Ok(place) = self.places.clone().try_acquire_owned() else {
             let detail = format!("{} connections are open", self.max_connections);
-            self.refusals.record(Refusal::TooManyConnections, address, None, &detail);
+            self.refusals.record(Refusal::TooManyConnections, Whom::at(address), &detail);
             return None;
         };
         Some((place, share))
@@ -59,7 +59,8 @@ impl Bounds {
         let seat = self.by_device.try_take(device.clone());
         if seat.is_none() {
             let detail = format!("{} connections with its certificate are open", self.by_device.each());
-            self.refusals.record(Refusal::TooManyConnectionsOfDevice, address, Some(device), &detail);
+            let whom = Whom { device: Some(device), ..Whom::at(address) };
+            self.refusals.record(Refusal::TooManyConnectionsOfDevice, whom, &detail);
         }
         seat.map(Some)
     }

@@ -19,7 +19,7 @@ use super::{Channel, Stream, Way, WebSocket, reason};
 use crate::authorize::refusals::Refusal;
 use crate::config::{self, CertificateName, ClientAuth};
 use crate::message::{CertificateId, DeviceId};
-use crate::pki::{NoDevice, ServerTls, witness};
+use crate::pki::{NoDevice, ServerTls, Shown, witness};
 
 /// The first byte of a TLS connection: a record that holds a handshake message (RFC 8446, 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -40,10 +40,26 @@ const TURN_CHECK: Duration = Duration::from_millis(100);
 /// What became of a connection at the door.
 pub(super) enum Outcome {
     LetIn(Channel, Option<(DeviceId, CertificateId)>),
-    /// Why not, and the same in words for whoever has to mend it.
-    Refused(Refusal, String),
+    Refused(TurnedAway),
     /// It never said a word: a port scan, or a monitor that looks whether the port is open.
     Gone,
+}
+
+/// Why a peer is not let in.
+pub(super) struct TurnedAway {
+    pub(super) reason: Refusal,
+    /// The same in words for whoever has to mend it.
+    pub(super) detail: String,
+    /// Whose certificate was believed.
+    pub(super) device: Option<DeviceId>,
+    /// Whose certificate was shown, which was not.
+    pub(super) claimed: Option<DeviceId>,
+}
+
+impl Outcome {
+    fn refused(reason: Refusal, detail: impl Into<String>) -> Self {
+        Self::Refused(TurnedAway { reason, detail: detail.into(), device: None, claimed: None })
+    }
 }
 
 /// What a peer that TLS has let in brings.
@@ -114,18 +130,14 @@ impl Threshold {
             return Outcome::LetIn(Channel::Tls(stream), certificate);
         };
         let upgrade = WebSocket::accept(*stream, path, self.max_packet_bytes);
-        match tokio::time::timeout_at(deadline, Box::pin(upgrade)).await {
-            Ok(Ok(stream)) => Outcome::LetIn(Channel::WebSocket(Box::new(stream)), certificate),
-            Ok(Err(NoUpgrade::Refused(detail))) => Outcome::Refused(Refusal::WebSocketRefused, detail),
-            Ok(Err(NoUpgrade::Gone(error))) => {
-                let detail = format!("it sent no request to upgrade to WebSocket: {error}");
-                Outcome::Refused(Refusal::WebSocketRefused, detail)
-            }
-            Err(_) => {
-                let detail = "its request to upgrade to WebSocket did not come in time".to_owned();
-                Outcome::Refused(Refusal::WebSocketRefused, detail)
-            }
-        }
+        let detail = match tokio::time::timeout_at(deadline, Box::pin(upgrade)).await {
+            Ok(Ok(stream)) => return Outcome::LetIn(Channel::WebSocket(Box::new(stream)), certificate),
+            Ok(Err(NoUpgrade::Refused(detail))) => detail,
+            Ok(Err(NoUpgrade::Gone(error))) => format!("it sent no request to upgrade to WebSocket: {error}"),
+            Err(_) => "its request to upgrade to WebSocket did not come in time".to_owned(),
+        };
+        let device = certificate.map(|(device, _)| device);
+        Outcome::Refused(TurnedAway { reason: Refusal::WebSocketRefused, detail, device, claimed: None })
     }
 
     async fn by_tls(
@@ -137,7 +149,7 @@ impl Threshold {
         deadline: Instant,
     ) -> Result<LetIn, Outcome> {
         let seconds = self.timeout.as_secs_f32();
-        let refused = |reason, detail| Err(Outcome::Refused(reason, detail));
+        let refused = |reason, detail: String| Err(Outcome::refused(reason, detail));
         match tokio::time::timeout_at(deadline, opening(&stream)).await {
             Err(_) => {
                 let detail = format!("its first message did not come, or not whole, in {seconds} s");
@@ -198,7 +210,7 @@ impl Threshold {
         let config = match self.tls.current(client_auth) {
             Ok(config) => config,
             Err(unavailable) => {
-                return Err(Outcome::Refused(Refusal::TlsUnavailable, unavailable.to_string()));
+                return Err(Outcome::refused(Refusal::TlsUnavailable, unavailable.to_string()));
             }
         };
         let (result, shown) = witness(Stream::accept(stream, config)).await;
@@ -206,7 +218,8 @@ impl Threshold {
             Ok(stream) => Box::new(stream),
             Err(error) => {
                 let (reason, detail) = reason::of_error(&error, shown.as_ref());
-                return Err(Outcome::Refused(reason, detail));
+                let claimed = shown.and_then(|shown| shown.device(self.certificate_name));
+                return Err(Outcome::Refused(TurnedAway { reason, detail, device: None, claimed }));
             }
         };
         let certificates = stream.peer_certificates();
@@ -229,7 +242,9 @@ impl Threshold {
                         Refusal::DeviceNameInvalid
                     }
                 };
-                Err(Outcome::Refused(reason, error.to_string()))
+                let claimed =
+                    Shown::of(&certificates[0]).and_then(|shown| shown.device(self.certificate_name));
+                Err(Outcome::Refused(TurnedAway { reason, detail: error.to_string(), device: None, claimed }))
             }
         }
     }

@@ -32,14 +32,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::authorize::origin;
-use crate::authorize::refusals::{self, Refusal, Refusals};
+use crate::authorize::refusals::{self, Refusal, Refusals, Whom};
 use crate::broker::Peer;
 use crate::config::{self, CertificateName, ClientAuth, Door};
 use crate::pki::ServerTls;
 use crate::tasks::Spawner;
 
 use bounds::{Bounds, Place};
-use handshake::{Outcome, Threshold};
+use handshake::{Outcome, Threshold, TurnedAway};
 use pace::{Pace, Visit};
 
 pub use channel::Channel;
@@ -188,7 +188,7 @@ impl Shared {
     fn place(&self, address: IpAddr) -> Option<(Visit, Place)> {
         let Some(visit) = self.pace.enter(origin(address)) else {
             let detail = "its address connects faster than limits.connects_per_second lets it";
-            self.refusals.record(Refusal::TooManyConnects, address, None, detail);
+            self.refusals.record(Refusal::TooManyConnects, Whom::at(address), detail);
             return None;
         };
         Some((visit, self.bounds.place(address)?))
@@ -248,9 +248,11 @@ impl Guest {
                         visit.refused(Refusal::TooManyConnectionsOfDevice);
                     }
                 }
-                Outcome::Refused(reason, detail) => {
+                Outcome::Refused(TurnedAway { reason, detail, device, claimed }) => {
                     visit.refused(reason);
-                    shared.refusals.record(reason, address.ip(), None, &detail);
+                    let (device, claimed) = (device.as_ref(), claimed.as_ref());
+                    let whom = Whom { device, claimed, ..Whom::at(address.ip()) };
+                    shared.refusals.record(reason, whom, &detail);
                 }
                 Outcome::Gone => {
                     debug!(%address, "the peer closed the connection before it said anything");

@@ -134,20 +134,29 @@ pub(super) fn device_of(
     if not_after < now {
         return Err(NoDevice::Expired(not_after));
     }
+    Ok((name_of(&certificate, kind)?, id_of(&certificate)))
+}
+
+/// The device that a certificate names, whether it may be believed or not.
+pub(super) fn named_device(der: &CertificateDer<'_>, kind: CertificateName) -> Result<DeviceId, NoDevice> {
+    let (_, certificate) = X509Certificate::from_der(der).map_err(|_| NoDevice::Unreadable)?;
+    name_of(&certificate, kind)
+}
+
+fn name_of(certificate: &X509Certificate<'_>, kind: CertificateName) -> Result<DeviceId, NoDevice> {
     let names = match kind {
-        CertificateName::CommonName => common_names(&certificate),
-        CertificateName::AlternativeName => alternative_names(&certificate),
+        CertificateName::CommonName => common_names(certificate),
+        CertificateName::AlternativeName => alternative_names(certificate),
     };
     let name = match names.ok_or(NoDevice::Unreadable)?.as_slice() {
         [] => return Err(NoDevice::NoName(kind)),
         [name] => *name,
         names => return Err(NoDevice::SeveralNames { kind, count: names.len() }),
     };
-    let device = DeviceId::parse(name).map_err(|reason| {
+    DeviceId::parse(name).map_err(|reason| {
         let name = name.to_owned();
         NoDevice::Invalid { kind, name, reason }
-    })?;
-    Ok((device, id_of(&certificate)))
+    })
 }
 
 /// `None` if one of them cannot be read.

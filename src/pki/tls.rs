@@ -21,7 +21,7 @@ use time::OffsetDateTime;
 use tracing::info;
 
 use super::authority::Authority;
-use super::certificate::{CertificateInfo, NoDevice, device_of};
+use super::certificate::{CertificateInfo, NoDevice, device_of, named_device};
 use super::crl::Lists;
 use super::server::{self, Why};
 use super::{Pki, PkiError, Revocations, life};
@@ -292,6 +292,22 @@ pub struct Shown {
     pub subject: String,
     /// Who it says has signed it.
     pub issuer: String,
+    certificate: CertificateDer<'static>,
+}
+
+impl Shown {
+    /// What a certificate says of itself; `None` if it is none.
+    #[must_use]
+    pub fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
+        let CertificateInfo { subject, issuer, .. } = CertificateInfo::of(certificate)?;
+        Some(Self { subject, issuer, certificate: certificate.clone().into_owned() })
+    }
+
+    /// The device that it says it is of.
+    #[must_use]
+    pub fn device(&self, kind: CertificateName) -> Option<DeviceId> {
+        named_device(&self.certificate, kind).ok()
+    }
 }
 
 impl fmt::Display for Shown {
@@ -361,11 +377,8 @@ impl ClientCertVerifier for Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        if let Some(info) = CertificateInfo::of(end_entity) {
-            let shown = Shown { subject: info.subject, issuer: info.issuer };
-            // Outside of `witness` nobody asks.
-            SHOWN.try_with(|slot| slot.replace(Some(shown))).ok();
-        }
+        // Outside of `witness` nobody asks.
+        SHOWN.try_with(|slot| slot.replace(Shown::of(end_entity))).ok();
         let verified = self.verify_by_time(end_entity, intermediates, now)?;
         match self.revocations.find_in(std::iter::once(end_entity).chain(intermediates)) {
             None => Ok(verified),

@@ -76,11 +76,16 @@ fn an_api_key_lets_a_device_in_until_it_is_revoked() {
     );
 }
 
-const SECRET: &str = "0123456789abcdef0123456789abcdef";
+pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 /// A token for this device that expires so long after now.
 fn token(device: &str, left: Duration) -> String {
-    let expires = (SystemTime::now() + left).duration_since(UNIX_EPOCH).unwrap().as_secs();
+    signed_token(device, SystemTime::now() + left)
+}
+
+/// A token for this device that expires at this time.
+pub(crate) fn signed_token(device: &str, expires: SystemTime) -> String {
+    let expires = expires.duration_since(UNIX_EPOCH).unwrap().as_secs();
     let claims = serde_json::json!({ "sub": device, "exp": expires, "publ": ["site/${clientid}"] });
     let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
     let text = format!("{}.{}", part("{\"alg\":\"HS256\"}"), part(&claims.to_string()));

@@ -14,6 +14,7 @@ mod demo;
 mod devices;
 mod durability;
 mod dying_disk;
+mod every_refusal;
 mod identities;
 mod kept;
 mod plain;

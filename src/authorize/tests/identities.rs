@@ -170,3 +170,32 @@ async fn an_api_key_is_its_devices_until_it_expires_or_is_revoked() {
     assert_eq!(gate.rules().admits(&plug).unwrap_err().0, Refusal::CredentialRevoked);
     assert_eq!(gate.login("plug", &key).await, wrong);
 }
+
+#[tokio::test]
+async fn who_is_refused_is_named_as_it_was_shown_or_only_said_and_never_by_a_key() {
+    let mut gate = Gate::new("[listener]\nidentities = [\"password\", \"api_key\"]\n");
+    gate = gate.with_password("plug", "tulip");
+    let NewKey { key, record } = NewKey::make(&gate.devices, OffsetDateTime::now_utc(), None).unwrap();
+    gate.devices.device_mut(&device("lamp")).keys.push(record);
+    gate.devices.device_mut(&device("plug")).disabled = true;
+    let torn = key.replacen("tampu_", "tampu_-", 1);
+    let changed = format!("{key}x");
+    let with = |certificate| Credentials { certificate, ..login("pump", "rose") };
+    for (shown, shown_to_be, said) in [
+        (nothing(), None, None),
+        (login("pump", "rose"), None, Some("pump")),
+        (login("no/device", "rose"), None, None),
+        (login("plug", "tulip"), Some("plug"), None),
+        (with(certificate("fan")), Some("fan"), Some("pump")),
+        (login("pump", &changed), None, Some("lamp")),
+        (login("pump", &torn), None, Some("pump")),
+        (login(&changed, "rose"), None, Some("lamp")),
+        (login(&torn, "rose"), None, None),
+    ] {
+        let what = format!("{:?}", shown.user);
+        let denied = gate.authenticator.authenticate(&gate.rules(), shown).await.unwrap_err();
+        let name = |device: Option<DeviceId>| device.map(|device| device.to_string());
+        assert_eq!(name(denied.device).as_deref(), shown_to_be, "{what}");
+        assert_eq!(name(denied.claimed).as_deref(), said, "{what}");
+    }
+}

@@ -12,7 +12,7 @@ use super::answering::Owing;
 use super::arrivals::Arrivals;
 use super::{End, Session};
 use crate::authorize::Principal;
-use crate::authorize::refusals::Refusal;
+use crate::authorize::refusals::{Refusal, Whom};
 use crate::broker::outbox::{Left, MAX_IN_FLIGHT, Outlet};
 use crate::broker::publisher::Publisher;
 use crate::broker::registry::{Entered, SessionKey, Wanted};
@@ -20,7 +20,6 @@ use crate::broker::will::{Departure, Fate, fate};
 use crate::broker::wire::{Answer, ConnAck, Connect, Reason, Version, Will};
 use crate::broker::{Moment, Shared, kept};
 use crate::buffer::{Change, Mark, SubmitError, Wait, Writer};
-use crate::message::DeviceId;
 
 /// A session that was entered.
 pub(in crate::broker) struct Welcome {
@@ -132,13 +131,14 @@ impl Session {
         }
     }
 
-    pub(in crate::broker) fn device(&self) -> &DeviceId {
-        &self.key.identity.device
+    /// Who it is, for the log.
+    pub(in crate::broker) fn whom(&self) -> Whom<'_> {
+        self.publisher.whom()
     }
 
     /// Says that it is there.
     pub(in crate::broker) fn tell_of(&self, connect: &Connect) {
-        let (device, peer) = (self.device(), self.publisher.address);
+        let (device, peer) = (&self.key.identity.device, self.publisher.address);
         if let Some(unlogged_before) = self.broker.may_log(Moment::Connected, device, peer) {
             let (client_id, version) = (&self.key.client_id, connect.version);
             let keep_alive_s = connect.keep_alive;

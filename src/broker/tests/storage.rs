@@ -314,7 +314,7 @@ async fn while_the_buffer_is_full_a_qos_1_publish_waits_and_the_connection_lives
 }
 
 /// Publishes readings until the buffer refuses them.
-async fn fill(gateway: &Gateway) {
+pub(super) async fn fill(gateway: &Gateway) {
     let mut other = gateway.connect("plug", "other").await;
     // The buffer compresses: only noise fills it.
     let mut noise = 1_u64;

@@ -203,3 +203,23 @@ async fn a_will_that_is_void_or_published_does_not_come_after_a_restart() {
     gateway.connect("panel", "c").await.ping().await;
     assert_eq!(gateway.broker.figures().wills_published, 0, "it was published");
 }
+
+#[tokio::test]
+async fn wills_for_which_there_is_room_neither_on_disk_nor_in_memory_are_counted() {
+    let gateway = Gateway::start_with(&config::Listener::default(), |settings| {
+        settings.when_full = config::FullPolicy::RefuseNew;
+        settings.max_bytes = 1024 * 1024;
+    });
+    storage::fill(&gateway).await;
+    let gone = "x".repeat(7_500);
+    let mut vanished = 0;
+    while gateway.refused("will_lost") == 0 {
+        let mut plug = gateway.open(certified("plug"));
+        plug.send(&connect_with_will("c", 0x08, "plug/reading", &gone)).await;
+        plug.expect(CONNACK).await;
+        vanished += 1;
+        assert!(vanished < 4_000, "all of them wait in memory");
+    }
+    assert!(vanished > 2_000, "{vanished} fill the memory");
+    assert_eq!(gateway.broker.figures().wills_published, 0);
+}

@@ -49,7 +49,7 @@ async fn refusal_of(gateway: &Gateway, config: ClientConfig) -> (Refusal, String
 
 fn refused(outcome: Outcome) -> (Refusal, String) {
     match outcome {
-        Outcome::Refused(reason, detail) => (reason, detail),
+        Outcome::Refused(TurnedAway { reason, detail, .. }) => (reason, detail),
         Outcome::LetIn(_, certificate) => panic!("{certificate:?} was let in"),
         Outcome::Gone => panic!("the peer has gone"),
     }
