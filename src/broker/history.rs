@@ -1,6 +1,8 @@
 //! A device's retransmission is not a new reading.
 //!
 //! Within a session QoS 2 sees to that by itself: a packet identifier stands for one publish until that is released.
+//! Another topic or payload under it is another publish all the same: a client whose release was forgotten, by
+//! itself or by a damaged store, must not lose what it sends next.
 //! What follows is for QoS 1, and for QoS 2 over a clean session, which knows nothing of the one before.
 //!
 //! esp-mqtt sends a QoS 1 publish again, with DUP, when its ack has not come after a second (an SD card may
@@ -37,7 +39,7 @@ const MAX_CLIENTS: usize = 1_024;
 #[derive(Debug, Default)]
 pub(super) struct History {
     /// QoS 2 publishes that were taken and not released yet, by their packet identifier.
-    received: BTreeMap<u16, Original>,
+    received: BTreeMap<u16, Received>,
     /// The newest QoS 1 and 2 readings, oldest first.
     taken: VecDeque<Taken>,
     /// So many of them came over earlier connections.
@@ -55,28 +57,47 @@ pub(super) struct Original {
     pub(super) earlier: bool,
 }
 
+/// A QoS 2 publish that was taken and not released yet.
+#[derive(Debug, Clone, Copy)]
+struct Received {
+    original: Original,
+    digest: Digest,
+    /// An earlier process has taken it: its record may be one that damage to the store has brought back.
+    restored: bool,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Taken {
     mark: Mark,
     fingerprint: Fingerprint,
 }
 
-/// By what a repetition is known.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Fingerprint {
-    boot_ms: u64,
-    digest: u32,
-    packet_id: u16,
-}
+/// Of topic and payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Digest(pub(super) u32);
 
-impl Fingerprint {
-    pub(super) fn new(publish: &Publish, received: Stamp) -> Self {
+impl Digest {
+    fn of(publish: &Publish) -> Self {
         let mut digest = crc32fast::Hasher::new();
         digest.update(publish.topic.as_bytes());
         // No topic holds a NUL: it ends there.
         digest.update(b"\0");
         digest.update(&publish.payload);
-        Self { boot_ms: received.boot_ms, digest: digest.finalize(), packet_id: publish.packet_id }
+        Self(digest.finalize())
+    }
+}
+
+/// By what a repetition is known.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fingerprint {
+    boot_ms: u64,
+    pub(super) digest: Digest,
+    packet_id: u16,
+}
+
+impl Fingerprint {
+    pub(super) fn new(publish: &Publish, received: Stamp) -> Self {
+        Self { boot_ms: received.boot_ms, digest: Digest::of(publish), packet_id: publish.packet_id }
     }
 
     fn is_repeated_by(&self, later: &Self) -> bool {
@@ -109,9 +130,19 @@ impl History {
         Some(Original { mark: self.taken[index].mark, earlier: index < self.earlier })
     }
 
-    /// When the QoS 2 publish with this packet identifier, which is not released yet, is on disk.
-    pub(super) fn received(&self, packet_id: u16) -> Option<Original> {
-        self.received.get(&packet_id).copied()
+    /// What a QoS 2 publish repeats that is not released yet: one with its packet identifier, topic and payload.
+    ///
+    /// Without DUP, it repeats nothing that an earlier process has taken: over a new connection a client sends
+    /// nothing again without it (MQTT-3.3.1-1), and sensors often say the same twice.
+    pub(super) fn repeated(&self, publish: &Publish) -> Option<Original> {
+        let received = self.received.get(&publish.packet_id)?;
+        let may_repeat = publish.dup || !received.restored;
+        (may_repeat && received.digest == Digest::of(publish)).then_some(received.original)
+    }
+
+    /// Whether a QoS 2 publish with this packet identifier is not released yet.
+    pub(super) fn has_received(&self, packet_id: u16) -> bool {
+        self.received.contains_key(&packet_id)
     }
 
     /// QoS 2 publishes that are not released yet.
@@ -120,8 +151,9 @@ impl History {
     }
 
     /// A QoS 2 publish was taken: until it is released, its identifier stands for it (MQTT-4.3.3-2).
-    pub(super) fn receive(&mut self, packet_id: u16, original: Original) {
-        self.received.insert(packet_id, original);
+    pub(super) fn receive(&mut self, fingerprint: &Fingerprint, original: Original) {
+        let Fingerprint { packet_id, digest, .. } = *fingerprint;
+        self.received.insert(packet_id, Received { original, digest, restored: false });
     }
 
     /// Returns whether there was such a publish.
@@ -130,8 +162,8 @@ impl History {
     }
 
     /// An earlier process has taken it.
-    pub(super) fn restore(&mut self, packet_id: u16) {
-        self.received.insert(packet_id, Original::default());
+    pub(super) fn restore(&mut self, packet_id: u16, digest: Digest) {
+        self.received.insert(packet_id, Received { original: Original::default(), digest, restored: true });
     }
 
     /// The session has ended. What is not released is given back.
@@ -141,7 +173,7 @@ impl History {
 
     /// Another connection of the client begins.
     fn hand_over(&mut self) -> u64 {
-        self.received.values_mut().for_each(|original| original.earlier = true);
+        self.received.values_mut().for_each(|received| received.original.earlier = true);
         let excess = self.taken.len().saturating_sub(MAX_LEFT);
         self.taken.drain(..excess);
         self.earlier = self.taken.len();

@@ -2,10 +2,10 @@
 //!
 //! | table | key | value |
 //! |---|---|---|
-//! | `Session` | session (8) | who, client id, expiry, since when it is left, subscriptions |
+//! | `Session` | session (8) | who, client id, expiry, since when it is left, subscriptions, which retained messages are owed to them |
 //! | `Queued` | session (8) number (8) | a message of QoS 1 or 2 that the session is still to be given, or that it was released |
-//! | `Will` | session (8) | the will of its client, as long as it may have to be published |
-//! | `Received` | session (8) packet identifier (2) | a QoS 2 publish that was taken and not yet released |
+//! | `Will` | session (8) | the will of its client, as long as it may have to be published, and what it is judged by |
+//! | `Received` | session (8) packet identifier (2) | of a QoS 2 publish that was taken and not yet released: a digest |
 //!
 //! A message waits under the number that its packet identifier follows from: it is sent again with the same one,
 //! and needs no second write for it.
@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::history::SharedHistory;
+use super::history::{Digest, SharedHistory};
 use super::message::Message;
 use super::outbox::{Depot, Mailbox, Parcel, Phase};
 use super::record::{Decoder, Encoder};
@@ -53,18 +53,18 @@ pub(super) fn put_session(
     record.text(key.identity.device.as_str()).u8(kind_code(key.identity.kind)).text(&key.client_id);
     record.u32(expiry).option(left, |record, left| record.stamp(left));
     record.u32(u32::try_from(subscriptions.len()).expect("their number is bounded"));
-    for Subscription { filter, options, identifier } in subscriptions {
+    for Subscription { filter, options, identifier, owed } in subscriptions {
         record.text(&filter.to_string()).u8(options.qos as u8);
         record.u8(options.no_local.into()).u8(options.retain_as_published.into());
-        record.option(*identifier, Encoder::u32);
+        record.option(*identifier, Encoder::u32).option(owed.as_deref(), Encoder::text);
     }
     Change::Put(session_key(session), record.finish())
 }
 
-/// The will of a session's client.
-pub(super) fn put_will(session: u64, will: &Will) -> Change {
+/// The will of a session's client. `by_token`: its token allows it, whatever the rules say.
+pub(super) fn put_will(session: u64, will: &Will, user: Option<&str>, by_token: bool) -> Change {
     let mut record = Encoder::new();
-    will::encode(&mut record, will);
+    will::encode(&mut record, will).option(user, Encoder::text).u8(by_token.into());
     Change::Put(will_key(session), record.finish())
 }
 
@@ -97,8 +97,10 @@ pub(super) fn remove_queued(session: u64, number: u64) -> Change {
 }
 
 /// A QoS 2 publish was taken.
-pub(super) fn put_received(session: u64, packet_id: u16) -> Change {
-    Change::Put(received_key(session, packet_id), Vec::new())
+pub(super) fn put_received(session: u64, packet_id: u16, digest: Digest) -> Change {
+    let mut record = Encoder::new();
+    record.u32(digest.0);
+    Change::Put(received_key(session, packet_id), record.finish())
 }
 
 /// A QoS 2 publish was released.
@@ -146,7 +148,17 @@ pub(super) struct Restored {
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) history: SharedHistory,
     pub(super) subscriptions: Vec<Subscription>,
-    pub(super) will: Option<Box<Will>>,
+    pub(super) will: Option<LeftWill>,
+}
+
+/// A will that an earlier process has left, with what must be known of its client to judge it.
+#[derive(Debug, Clone)]
+pub(super) struct LeftWill {
+    pub(super) will: Box<Will>,
+    /// As whom the client was known.
+    pub(super) user: Option<Box<str>>,
+    /// The client's token has allowed it: a token's claims come before the rules, and do not change.
+    pub(super) by_token: bool,
 }
 
 /// Reads what is on disk. What was `left` never is left `now`: the process was killed with its connections.
@@ -164,7 +176,7 @@ pub(super) async fn load(buffer: &Buffer, depot: &Arc<Depot>, now: Stamp) -> Res
     for (key, value) in buffer.records(Table::Will).await? {
         let session = take_number(&mut &key[..]).and_then(|session| sessions.get_mut(&session));
         match session.zip(decode_will(&value)) {
-            Some((session, will)) => session.will = Some(Box::new(will)),
+            Some((session, will)) => session.will = Some(will),
             None => loaded.useless.push(Change::Remove(RecordKey::new(Table::Will, &key))),
         }
     }
@@ -178,17 +190,14 @@ pub(super) async fn load(buffer: &Buffer, depot: &Arc<Depot>, now: Stamp) -> Res
             _ => loaded.useless.push(Change::Remove(RecordKey::new(Table::Queued, &key))),
         }
     }
-    for (key, _) in buffer.records(Table::Received).await? {
+    for (key, value) in buffer.records(Table::Received).await? {
         let mut rest = &key[..];
         let session = take_number(&mut rest).unwrap_or_default();
         loaded.last_number = loaded.last_number.max(session);
-        match (sessions.get(&session), <[u8; 2]>::try_from(rest)) {
-            (Some(session), Ok(packet_id)) => {
-                session
-                    .history
-                    .lock()
-                    .expect("no panic under this lock")
-                    .restore(u16::from_be_bytes(packet_id));
+        match (sessions.get(&session), <[u8; 2]>::try_from(rest), decode_received(&value)) {
+            (Some(session), Ok(packet_id), Some(digest)) => {
+                let mut history = session.history.lock().expect("no panic under this lock");
+                history.restore(u16::from_be_bytes(packet_id), digest);
             }
             _ => loaded.useless.push(Change::Remove(RecordKey::new(Table::Received, &key))),
         }
@@ -215,7 +224,9 @@ fn decode_session(number: u64, value: &[u8], depot: &Arc<Depot>, now: Stamp) -> 
             let filter = Filter::parse(record.text()?).ok()?;
             let (qos, no_local, retain_as_published) = (record.qos()?, record.flag()?, record.flag()?);
             let identifier = record.option(Decoder::u32)?;
-            Some(Subscription { filter, options: Options { qos, no_local, retain_as_published }, identifier })
+            let owed = record.option(Decoder::text)?.map(Into::into);
+            let options = Options { qos, no_local, retain_as_published };
+            Some(Subscription { filter, options, identifier, owed })
         })
         .collect::<Option<Vec<_>>>()?;
     record.end()?;
@@ -228,10 +239,18 @@ fn decode_session(number: u64, value: &[u8], depot: &Arc<Depot>, now: Stamp) -> 
     Some(Restored { key, mailbox, history: SharedHistory::default(), subscriptions, will: None })
 }
 
-fn decode_will(value: &[u8]) -> Option<Will> {
+fn decode_will(value: &[u8]) -> Option<LeftWill> {
     let mut record = Decoder::new(value)?;
-    let will = will::decode(&mut record)?;
-    record.end().map(|()| will)
+    let will = Box::new(will::decode(&mut record)?);
+    let user = record.option(Decoder::text)?.map(Into::into);
+    let by_token = record.flag()?;
+    record.end().map(|()| LeftWill { will, user, by_token })
+}
+
+fn decode_received(value: &[u8]) -> Option<Digest> {
+    let mut record = Decoder::new(value)?;
+    let digest = Digest(record.u32()?);
+    record.end().map(|()| digest)
 }
 
 fn decode_queued(value: &[u8]) -> Option<Phase> {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::record::{Decoder, Encoder};
 use super::wire::Properties;
+use crate::authorize::Identity;
 use crate::clock::Clock;
 use crate::message::{Qos, Stamp};
 
@@ -25,8 +26,22 @@ pub(super) struct Message {
     pub(super) retain: bool,
     /// When it came; its expiry counts from then.
     pub(super) received: Stamp,
-    /// The number of the session that published it; 0 for none that is known.
-    pub(super) from: u64,
+    /// Who has published it; known of a message that is retained.
+    pub(super) from: Option<Origin>,
+}
+
+/// Who has published a message: a mark of the client id, and of the identity that it belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Origin(u64);
+
+impl Origin {
+    pub(super) fn of(Identity { device, kind }: &Identity, client_id: &str) -> Self {
+        // No part but the last can hold a NUL.
+        let name = format!("{}\0{device}\0{client_id}", kind.as_str());
+        let digest = ring::digest::digest(&ring::digest::SHA256, name.as_bytes());
+        let start = digest.as_ref().first_chunk().expect("a SHA-256 has 32 bytes");
+        Self(u64::from_be_bytes(*start))
+    }
 }
 
 /// How long a message may still be sent.
@@ -56,7 +71,7 @@ impl Message {
         qos: Qos,
         retain: bool,
         received: Stamp,
-        from: u64,
+        from: Option<Origin>,
     ) -> Self {
         Self { topic, payload, properties, qos, retain, received, from }
     }
@@ -90,6 +105,7 @@ impl Message {
     pub(super) fn encode(&self, record: &mut Encoder) {
         record.text(&self.topic).bytes(&self.payload).u8(self.qos as u8).u8(self.retain.into());
         record.stamp(&self.received).option(self.properties.as_deref(), encode_properties);
+        record.option(self.from, |to, Origin(mark)| to.u64(mark));
     }
 
     /// Reads it from a record.
@@ -97,7 +113,8 @@ impl Message {
         let (topic, payload) = (record.owned_text()?, record.owned_bytes()?);
         let (qos, retain, received) = (record.qos()?, record.flag()?, record.stamp()?);
         let properties = record.option(decode_properties)?;
-        Some(Self::new(topic, payload, properties, qos, retain, received, 0))
+        let from = record.option(Decoder::u64)?.map(Origin);
+        Some(Self::new(topic, payload, properties, qos, retain, received, from))
     }
 }
 
@@ -180,8 +197,9 @@ mod tests {
             qos in prop::sample::select(vec![Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce]),
             retain in any::<bool>(),
             received in stamp(),
+            from in any::<Option<u64>>(),
         ) -> Message {
-            Message::new(topic, payload.into(), properties.map(Box::new), qos, retain, received, 0)
+            Message::new(topic, payload.into(), properties.map(Box::new), qos, retain, received, from.map(Origin))
         }
     }
 
@@ -237,7 +255,7 @@ mod tests {
                 Qos::AtMostOnce,
                 false,
                 received,
-                0,
+                None,
             )
             .remaining(&clock)
         };

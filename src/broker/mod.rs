@@ -12,6 +12,7 @@
 //! | SUBSCRIBE that the ACL refuses, or beyond `max_subscriptions` | 0x80 in the SUBACK | 0x87, 0x97 in the SUBACK |
 //! | a will that the ACL refuses | CONNACK 0x05 | CONNACK 0x87 |
 //! | buffer full | QoS 1 and 2: no ack until there is room, and the connection takes no further PUBLISH. QoS 0: delivered to subscribers, not stored | the same |
+//! | a message beyond `retained.*` | delivered and not retained; what is retained of its topic stays | QoS 1 and 2: 0x97 in the PUBACK or PUBREC, and nobody gets it, so that its client can send it again. A reading is taken nevertheless, with success: sent again, it would be stored twice. QoS 0: as in 3.1.1 |
 //! | packets or bytes faster than `limits.*` | it is not read for a while | the same |
 //! | a slow or absent subscriber | what exceeds its bounds is dropped for it, the newest first | the same |
 //! | an identity that is not let in any more | CONNACK 0x05, or the connection is closed | CONNACK or DISCONNECT 0x87 |
@@ -32,11 +33,12 @@
 //! |---|---|
 //! | in flight to a client | at most 100 messages, or its receive maximum; again in their order, with DUP, over the next connection |
 //! | QoS 0 to a client that is away | not queued |
-//! | a will of a kept session | on disk; one that waits for its delay is published after a restart, when that is over. Who was connected when the power was cut has vanished then |
-//! | a retained message beyond `retained.*` | delivered and not retained, counted; what is retained of its topic stays. In 5.0 the ack says success: it was taken |
+//! | a will of a kept session | on disk, with what it is judged by when it is published: the proved user, and whether a token allowed it; one that waits for its delay is published after a restart, when that is over. Who was connected when the power was cut has vanished then |
+//! | retained messages that are owed to a new subscription of a kept session | on disk, or that they are owed: they go on with the next connection, as they are retained then |
+//! | retained messages and no local | a client is not given what it has retained itself, over whichever connection (MQTT-3.8.3-3 speaks of its id) |
 //! | a message that expires while it waits | dropped, counted |
 //! | a message larger than the client takes | dropped for it, counted |
-//! | QoS 2 publishes | stored once: in a kept session whatever happens; with a clean session as in the next line |
+//! | QoS 2 publishes | stored once: in a kept session whatever happens; with a clean session as in the next line. Another topic or payload under an identifier that was not released is another publish |
 //! | a publish that a device repeats with DUP though it was taken | acknowledged and not stored twice, for a minute; see `history` |
 //!
 //! A client id belongs to the identity that uses it: a device cannot throw another out by taking its id.

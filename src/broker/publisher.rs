@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::kept;
-use super::message::Message;
+use super::message::{Message, Origin};
 use super::outbox::{Full, Mailbox, Parcel, Put, Wakes};
 use super::retained::Plan;
 use super::routes::{Route, Routes};
@@ -33,6 +33,8 @@ pub(super) struct Publisher {
     pub(super) wakes: Wakes,
     /// Of the session itself.
     mailbox: Arc<Mailbox>,
+    /// Whether it can be told that a message of QoS 1 or 2 is refused because it cannot be retained.
+    pub(super) hears_refusals: bool,
     routes: Routes,
 }
 
@@ -47,6 +49,8 @@ pub(super) enum Outcome {
     },
     /// There is no room on disk for what is to be kept of it. Nobody has it.
     Full(Publish),
+    /// It was to be retained and cannot be, and who publishes it can be told so. Nobody has it.
+    NotRetained(Publish),
     /// The buffer has ended.
     Closed,
 }
@@ -93,6 +97,7 @@ impl Publisher {
             writer: broker.buffer.writer(),
             wakes: Wakes::default(),
             mailbox,
+            hears_refusals: false,
             routes: Routes::default(),
         }
     }
@@ -141,10 +146,16 @@ impl Publisher {
         }
         let message = Arc::new(self.message(publish.clone(), received));
         // As long as it is locked, memory and disk cannot come to say different things.
-        let mut plan = publish
-            .retain
-            .then(|| broker.retained.plan(&message))
-            .and_then(|plan| plan.map_err(|refusal| self.refuse(broker, refusal, &publish.topic)).ok());
+        let mut plan = match publish.retain.then(|| broker.retained.plan(&message)) {
+            // A reading is taken, whatever else becomes of it: after an error its device would send it once more.
+            Some(Err(_))
+                if self.hears_refusals && publish.qos != Qos::AtMostOnce && route.reading.is_none() =>
+            {
+                return Outcome::NotRetained(publish);
+            }
+            Some(plan) => plan.map_err(|refusal| self.refuse(broker, refusal, &publish.topic)).ok(),
+            None => None,
+        };
         let targets = match plan {
             // Who subscribes from now on finds the message among those retained; who did before is found here.
             Some(_) => Cow::Owned(broker.subscriptions.of(&publish.topic, Some(&self.mailbox))),
@@ -251,7 +262,8 @@ impl Publisher {
 
     fn message(&self, publish: Publish, received: Stamp) -> Message {
         let Publish { topic, payload, properties, qos, retain, .. } = publish;
-        Message::new(topic, payload, properties, qos, retain, received, self.mailbox.number)
+        let from = retain.then(|| Origin::of(&self.who.identity, &self.client_id));
+        Message::new(topic, payload, properties, qos, retain, received, from)
     }
 
     fn count(&mut self, broker: &Shared, put: Put) {

@@ -6,7 +6,7 @@ use bytes::{BufMut, Bytes};
 use crate::message::{BootId, ClockQuality, Qos, Stamp};
 
 /// The layout of all records. One with another number was written by another version of the program.
-const LAYOUT: u8 = 1;
+const LAYOUT: u8 = 2;
 
 /// A record that is being written.
 #[derive(Debug)]
@@ -28,6 +28,11 @@ impl Encoder {
 
     pub(super) fn u32(&mut self, value: u32) -> &mut Self {
         self.0.put_u32(value);
+        self
+    }
+
+    pub(super) fn u64(&mut self, value: u64) -> &mut Self {
+        self.0.put_u64(value);
         self
     }
 
@@ -89,6 +94,10 @@ impl<'a> Decoder<'a> {
 
     pub(super) fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_be_bytes)
+    }
+
+    pub(super) fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_be_bytes)
     }
 
     pub(super) fn bytes(&mut self) -> Option<&'a [u8]> {

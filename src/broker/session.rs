@@ -7,7 +7,6 @@ mod entering;
 mod publishing;
 mod subscribing;
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
@@ -22,7 +21,6 @@ use tokio_util::sync::CancellationToken;
 
 use self::answering::Owing;
 use self::arrivals::Arrivals;
-use self::delivering::Giving;
 pub(super) use self::entering::Welcome;
 pub(super) use self::publishing::MAX_ALIASES;
 use self::publishing::{Aliases, Parked};
@@ -148,8 +146,8 @@ pub(super) struct Session {
     /// Each message must be asked for: a rule denies some of what it has subscribed to, or the rules may have
     /// changed while the message waited.
     asks: bool,
-    /// New subscriptions that are being given what is retained.
-    giving: VecDeque<Giving>,
+    /// One of its subscriptions may be owed retained messages.
+    gives: bool,
     /// Messages come faster than they are written one by one.
     bursts: bool,
     /// How long the client may be silent: one and a half keep alive periods (MQTT-3.1.2-24, in 5.0 -22).

@@ -4,14 +4,15 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Shared;
+use super::kept::{self, LeftWill};
 use super::outbox::Mailbox;
 use super::publisher::{Outcome, Publisher};
 use super::registry::SessionKey;
 use super::will::{self, Departure, Fate, fate};
 use super::wire::{Publish, Will};
-use super::{Shared, kept};
 use crate::authorize::refusals::Refusal;
-use crate::authorize::{Identity, Principal};
+use crate::authorize::{Authorizer, Decision, Identity, Principal};
 use crate::buffer::Change;
 use crate::message::{Qos, Stamp};
 
@@ -27,6 +28,13 @@ pub(super) struct Testament {
     client_id: Arc<str>,
     address: SocketAddr,
     will: Box<Will>,
+    /// A token has allowed it of which there are no claims any more: no rule has a say in it.
+    by_token: bool,
+}
+
+/// Whether a client may have its will published.
+pub(super) fn may_leave(authorizer: &Authorizer, who: &Principal, will: &Will) -> Decision {
+    authorizer.may_publish(who, &will.topic, will.qos, will.retain, true)
 }
 
 impl Shared {
@@ -39,6 +47,7 @@ impl Shared {
         now: Stamp,
     ) {
         let fate = fate(will.delay, departure);
+        publisher.hears_refusals = false;
         let mailbox = Arc::clone(publisher.mailbox());
         let testament = Testament {
             session: mailbox.number,
@@ -46,6 +55,7 @@ impl Shared {
             client_id: Arc::clone(publisher.client_id()),
             address: publisher.address,
             will,
+            by_token: false,
         };
         match fate {
             Fate::Void => {}
@@ -63,10 +73,11 @@ impl Shared {
     /// A will that an earlier process has left, and how long it is still to wait.
     pub(super) fn inherited(
         &self,
-        will: Box<Will>,
+        left: LeftWill,
         key: &SessionKey,
         mailbox: &Mailbox,
     ) -> Option<(Testament, Duration)> {
+        let LeftWill { will, user, by_token } = left;
         let (left, expiry) = mailbox.absence()?;
         let wait = match fate(will.delay, Departure::Away(Duration::from_secs(expiry.into()))) {
             Fate::Wait(wait) => wait.saturating_sub(self.clock.age(&left)),
@@ -75,10 +86,11 @@ impl Shared {
         let Identity { device, kind } = key.identity.clone();
         let testament = Testament {
             session: mailbox.number,
-            who: Arc::new(Principal::assumed(device, kind)),
+            who: Arc::new(Principal { user, ..Principal::assumed(device, kind) }),
             client_id: Arc::clone(&key.client_id),
             address: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
             will,
+            by_token,
         };
         Some((testament, wait))
     }
@@ -113,8 +125,8 @@ impl Shared {
         changes: Vec<Change>,
     ) {
         let Will { topic, payload, qos, retain, properties, .. } = &*testament.will;
-        let authorizer = &publisher.rules.authorizer;
-        if !authorizer.may_publish(&publisher.who, topic, *qos, *retain, true).allowed {
+        let is_allowed = || may_leave(&publisher.rules.authorizer, &publisher.who, &testament.will).allowed;
+        if !testament.by_token && !is_allowed() {
             return publisher.refuse(self, Refusal::PublishNotAllowed, &format!("a will to {topic}"));
         }
         let publish = Publish {
@@ -130,11 +142,11 @@ impl Shared {
         let route = publisher.route(self, topic);
         match publisher.publish(self, &route, publish, now, changes) {
             Outcome::Taken { .. } => self.counters.wills_published.add(1),
-            Outcome::Full(publish) if *qos == Qos::AtMostOnce => {
+            Outcome::Full(publish) | Outcome::NotRetained(publish) if *qos == Qos::AtMostOnce => {
                 publisher.deliver_only(self, &route, publish, now);
                 self.counters.wills_published.add(1);
             }
-            Outcome::Full(publish) => {
+            Outcome::Full(publish) | Outcome::NotRetained(publish) => {
                 let bytes = will::cost(&testament.will);
                 if self.wills.retry(testament, bytes, later(now, AGAIN)).is_err() {
                     publisher.refuse(self, Refusal::WillLost, &publish.topic);

@@ -24,7 +24,7 @@ fn stamp() -> Stamp {
 
 fn parcel(payload: &str, qos: Qos) -> Parcel {
     let payload = Bytes::copy_from_slice(payload.as_bytes());
-    let message = Message::new("a/ü".to_owned(), payload, None, qos, false, stamp(), 0);
+    let message = Message::new("a/ü".to_owned(), payload, None, qos, false, stamp(), None);
     Parcel { message: Arc::new(message), qos, retain: false, identifiers: Identifiers::default() }
 }
 
@@ -375,7 +375,7 @@ fn what_is_over_or_too_large_for_the_client_is_done_with_unsent() {
         Qos::AtLeastOnce,
         false,
         stamp(),
-        0,
+        None,
     );
     bench.mailbox.put(Parcel { message: Arc::new(old), ..parcel("", Qos::AtLeastOnce) });
     let (out, taken) = bench.take(1_000_000);

@@ -137,16 +137,15 @@ impl Retained {
     /// The messages of topics that match and are not over: so many that they cost `max_bytes` in memory, and one at
     /// least. A subscriber that is given them piece by piece gets what is retained when its turn comes.
     ///
-    /// `after`: the last one that it was given.
+    /// `after`: the topic of the last one that it was given; empty for all.
     pub(super) fn matching(
         &self,
         filter: &TopicFilter,
-        after: Option<&Message>,
+        after: &str,
         max_bytes: usize,
         clock: &Clock,
     ) -> Piece {
         let (mut messages, mut bytes) = (Vec::new(), 0_usize);
-        let after = after.map_or("", |message| &message.topic);
         let walk = self.read().topics.matching(filter, after, |Entry { message, .. }| {
             if message.remaining(clock) == Remaining::Expired {
                 return ControlFlow::Continue(());

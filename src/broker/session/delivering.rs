@@ -1,16 +1,15 @@
 //! Messages from the mailbox to the client.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::BytesMut;
 
 use super::{End, Session};
 use crate::broker::kept;
-use crate::broker::message::Message;
-use crate::broker::outbox::{Parcel, Put, Taken, Terms};
+use crate::broker::message::Origin;
+use crate::broker::outbox::{Full, Parcel, Put, Taken, Terms};
 use crate::broker::retained::Piece;
-use crate::broker::subscriptions::{Filter, Identifiers};
+use crate::broker::subscriptions::{Identifiers, Subscription};
 use crate::message::Qos;
 
 /// Messages are moved from the mailbox so many bytes at a time.
@@ -19,14 +18,14 @@ const OUT_BYTES: usize = 32 * 1024;
 /// Of retained messages, so many bytes are put into the mailbox at a time.
 const RETAINED_BYTES: usize = 64 * 1024;
 
-/// A new subscription that is being given what is retained.
-#[derive(Debug)]
-pub(super) struct Giving {
-    pub(super) filter: Filter,
-    pub(super) qos: Qos,
-    pub(super) identifier: Option<u32>,
-    /// The last message that it was given.
-    pub(super) after: Option<Arc<Message>>,
+/// What was given of the retained messages that are owed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Given {
+    Some,
+    /// Nobody wants what there was.
+    Nothing,
+    /// What waits must be sent before.
+    WaitsForRoom,
 }
 
 impl Session {
@@ -60,53 +59,83 @@ impl Session {
         for number in done {
             self.keep(|session| kept::remove_queued(session, number));
         }
-        if !more && !self.giving.is_empty() {
-            self.give_retained();
+        if !more && self.give_retained() {
+            self.keep_session()?;
         }
         self.submit_backlog()
     }
 
-    /// The next piece of the retained messages that match new subscriptions. What is given is given once the
-    /// mailbox has nothing else that could be sent: so it does not fill up.
-    pub(super) fn give_retained(&mut self) {
-        if self.mailbox.queued().1 >= RETAINED_BYTES as u64 {
-            // The client's next ack will bring it here again.
-            return;
+    /// Gives the next piece of the retained messages that are owed, if there are any. What is given is given once
+    /// the mailbox has nothing else that could be sent: so it does not fill up. Returns whether less is owed now.
+    pub(super) fn give_retained(&mut self) -> bool {
+        let mut is_less = false;
+        while self.gives && self.mailbox.queued().1 < RETAINED_BYTES as u64 {
+            let Some(given) = self.give_piece() else {
+                self.gives = false;
+                break;
+            };
+            match given {
+                Given::Nothing => is_less = true,
+                Given::Some => {
+                    self.mail = true;
+                    return true;
+                }
+                Given::WaitsForRoom => break,
+            }
         }
-        let Some(mut first) = self.giving.pop_front() else {
-            self.giving = VecDeque::new();
-            return;
-        };
-        let (retained, clock) = (&self.broker.retained, &self.broker.clock);
-        let topics = &first.filter.topics;
-        let Piece { messages, is_last } =
-            retained.matching(topics, first.after.as_deref(), RETAINED_BYTES, clock);
-        let (qos, identifier) = (first.qos, first.identifier);
-        if !is_last {
-            first.after = messages.last().cloned();
-            self.giving.push_front(first);
-        }
-        for message in messages {
-            let qos = qos.min(message.qos);
-            self.put_own(Parcel { message, qos, retain: true, identifiers: Identifiers::of(identifier) });
-        }
-        self.mail = true;
+        // For what is still owed, the client's next ack will bring it here again.
+        is_less
     }
 
-    /// Puts a message into the session's own mailbox.
-    fn put_own(&mut self, parcel: Parcel) {
+    /// Gives a piece of what is owed to one of the subscriptions; `None` when nothing is.
+    fn give_piece(&mut self) -> Option<Given> {
+        let held = self.mailbox.held_by(&self.line)?;
+        let place = held.subscriptions.iter().position(|it| it.owed.is_some())?;
+        let Subscription { filter, options, identifier, mut owed } = held.subscriptions[place].clone();
+        // Who publishes locks what is retained first, then the mailboxes.
+        drop(held);
+        let (retained, clock) = (&self.broker.retained, &self.broker.clock);
+        let Piece { messages, is_last } =
+            retained.matching(&filter.topics, owed.as_deref()?, RETAINED_BYTES, clock);
+        let own = options.no_local.then(|| Origin::of(&self.key.identity, &self.key.client_id));
+        let (mut given, mut is_done) = (Given::Nothing, is_last);
+        for message in &messages {
+            // MQTT-3.8.3-3.
+            let is_local = own.is_some() && message.from == own;
+            if !is_local {
+                let (qos, identifiers) = (options.qos.min(message.qos), Identifiers::of(identifier));
+                let parcel = Parcel { message: Arc::clone(message), qos, retain: true, identifiers };
+                match self.put_own(parcel) {
+                    Ok(()) => given = Given::Some,
+                    // It will never have more.
+                    Err(full) if self.mailbox.queued().0 == 0 => self.broker.counters.dropped(full),
+                    Err(_) if given == Given::Nothing => return Some(Given::WaitsForRoom),
+                    Err(_) => {
+                        is_done = false;
+                        break;
+                    }
+                }
+            }
+            owed = Some(message.topic.as_str().into());
+        }
+        if is_done {
+            owed = None;
+        }
+        self.mailbox.held_by(&self.line)?.subscriptions[place].owed = owed;
+        Some(given)
+    }
+
+    /// Puts a message into the session's own mailbox, if there is room.
+    fn put_own(&mut self, parcel: Parcel) -> Result<(), Full> {
         if !self.mailbox.is_kept() || parcel.qos == Qos::AtMostOnce {
-            if let Put::Dropped(full) = self.mailbox.put(parcel) {
-                self.broker.counters.dropped(full);
-            }
-            return;
+            return match self.mailbox.put(parcel) {
+                Put::Dropped(full) => Err(full),
+                Put::Queued | Put::OwesWake(_) | Put::Ignored => Ok(()),
+            };
         }
-        match self.mailbox.reserve(&parcel) {
-            Ok(number) => {
-                self.backlog.push(kept::put_queued(self.mailbox.number, number, &parcel));
-                self.mailbox.put_reserved(number, parcel);
-            }
-            Err(full) => self.broker.counters.dropped(full),
-        }
+        let number = self.mailbox.reserve(&parcel)?;
+        self.backlog.push(kept::put_queued(self.mailbox.number, number, &parcel));
+        self.mailbox.put_reserved(number, parcel);
+        Ok(())
     }
 }

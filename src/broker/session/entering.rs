@@ -1,6 +1,5 @@
 //! How a connection comes to its session, and how it leaves it.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,14 +10,14 @@ use tokio::time::Instant;
 use super::answering::Owing;
 use super::arrivals::Arrivals;
 use super::{End, Session};
-use crate::authorize::Principal;
 use crate::authorize::refusals::{Refusal, Whom};
+use crate::authorize::{Cause, Principal};
 use crate::broker::outbox::{Left, MAX_IN_FLIGHT, Outlet};
 use crate::broker::publisher::Publisher;
 use crate::broker::registry::{Entered, SessionKey, Wanted};
 use crate::broker::will::{Departure, Fate, fate};
 use crate::broker::wire::{Answer, ConnAck, Connect, Reason, Version, Will};
-use crate::broker::{Moment, Shared, kept};
+use crate::broker::{Moment, Shared, kept, testament};
 use crate::buffer::{Change, Mark, SubmitError, Wait, Writer};
 
 /// A session that was entered.
@@ -53,11 +52,13 @@ impl Session {
             0 => longest,
             seconds => Duration::from_secs(seconds.into()).min(longest),
         };
+        let mut publisher = Publisher::new(broker, who, client_id, address, Arc::clone(&mailbox));
+        publisher.hears_refusals = connect.version == Version::V5;
         let mut session = Box::new(Self {
             key,
             version: connect.version,
             asks: true,
-            publisher: Publisher::new(broker, who, client_id, address, Arc::clone(&mailbox)),
+            publisher,
             history,
             owed: Owing::default(),
             backlog: ended.into_iter().flat_map(|ended| broker.clear(&ended)).collect(),
@@ -74,7 +75,7 @@ impl Session {
             outlet: Outlet::new(connect),
             max_in_flight: connect.receive_maximum.min(MAX_IN_FLIGHT),
             mail: true,
-            giving: VecDeque::new(),
+            gives: present,
             bursts: false,
             silence: keep_alive.mul_f32(1.5),
             last_heard: Instant::now(),
@@ -157,7 +158,12 @@ impl Session {
             let number = self.mailbox.number;
             changes.push(kept::put_session(number, &self.key, held.expiry, None, &held.subscriptions));
             match &self.will {
-                Some(will) => changes.push(kept::put_will(number, will)),
+                Some(will) => {
+                    let Publisher { who, rules, .. } = &self.publisher;
+                    let cause = testament::may_leave(&rules.authorizer, who, will).cause;
+                    let by_token = matches!(cause, Cause::Token(_));
+                    changes.push(kept::put_will(number, will, who.user.as_deref(), by_token));
+                }
                 None if present => changes.push(kept::remove_will(number)),
                 None => {}
             }
@@ -232,12 +238,13 @@ impl Session {
 
 /// A will must be one that the client may publish.
 fn check_will(broker: &Shared, who: &Principal, will: Option<&Will>) -> Result<(), End> {
-    let Some(Will { topic, qos, retain, .. }) = will else { return Ok(()) };
+    let Some(will) = will else { return Ok(()) };
+    let topic = &will.topic;
     if let Err(beyond) = broker.topics.check(topic) {
         let what = format!("a will to a topic of {beyond}: {topic}");
         return Err(End::refused(Refusal::TopicTooLong, Reason::TopicNameInvalid, what));
     }
-    match broker.rules().authorizer.may_publish(who, topic, *qos, *retain, true).allowed {
+    match testament::may_leave(&broker.rules().authorizer, who, will).allowed {
         true => Ok(()),
         false => {
             let what = format!("a will to {topic}");

@@ -30,6 +30,8 @@ enum Taken {
     Before(Original),
     /// There is no room for it on disk.
     Not(Publish),
+    /// It cannot be retained, and its client is told so.
+    NotRetained(Publish),
 }
 
 impl Session {
@@ -45,21 +47,23 @@ impl Session {
             self.resolve_alias(&mut publish)?;
         }
         let max = self.broker.limits.max_inflight;
+        let mut is_counted = publish.qos == Qos::AtMostOnce;
         if publish.qos == Qos::ExactlyOnce {
             let history = self.history.lock().ok_or(End::TakenOver)?;
-            let (original, count) = (history.received(publish.packet_id), history.received_count());
+            let (original, count) = (history.repeated(&publish), history.received_count());
+            is_counted = history.has_received(publish.packet_id);
             drop(history);
-            if original.is_none() && count >= max.into() {
-                return Err(too_many(max));
-            }
             if let Some(original) = original {
-                // Until it is released this is the same publish, whatever it holds (MQTT-4.3.3-2, in 5.0 -10).
+                // MQTT-4.3.3-2, in 5.0 -10.
                 self.broker.counters.retransmissions.add(1);
                 self.owe(AckKind::Pubrec, publish.packet_id, Reason::Success, original);
                 return Ok(());
             }
+            if !is_counted && count >= max.into() {
+                return Err(too_many(max));
+            }
         }
-        if publish.qos != Qos::AtMostOnce {
+        if !is_counted {
             if self.version == Version::V5 && self.in_flight >= max {
                 return Err(too_many(max));
             }
@@ -91,12 +95,16 @@ impl Session {
                 self.owe(kind, packet_id, Reason::Success, behind);
             }
             Taken::Not(publish) => self.parked = Some(Box::new(Parked { publish, received })),
+            Taken::NotRetained(publish) => {
+                return self.refuse_publish(&publish, Refusal::RetainedFull, Reason::QuotaExceeded);
+            }
         }
         Ok(())
     }
 
     fn submit(&mut self, route: &Route, publish: Publish, received: Stamp) -> Result<Taken, End> {
         let is_exactly_once = publish.qos == Qos::ExactlyOnce;
+        let fingerprint = Fingerprint::new(&publish, received);
         let mut changes = Vec::new();
         if is_exactly_once && self.mailbox.is_kept() {
             // In their order: the identifier may have been released just now.
@@ -104,18 +112,18 @@ impl Session {
             if self.starved {
                 return Ok(Taken::Not(publish));
             }
-            changes.push(kept::put_received(self.mailbox.number, publish.packet_id));
+            changes.push(kept::put_received(self.mailbox.number, publish.packet_id, fingerprint.digest));
         }
-        let packet_id = publish.packet_id;
-        // A publish that is no reading is delivered anew when it is repeated: it is not stored.
-        let fingerprint = route.reading.is_some().then(|| Fingerprint::new(&publish, received));
         // As long as it is locked, no newer connection can take the same publish.
         let mut history = self.history.lock().ok_or(End::TakenOver)?;
+        // One that is no reading is delivered anew when it is repeated: it is not stored.
+        let is_reading = route.reading.is_some();
         if publish.dup
-            && let Some(original) = fingerprint.as_ref().and_then(|fingerprint| history.find(fingerprint))
+            && is_reading
+            && let Some(original) = history.find(&fingerprint)
         {
             if is_exactly_once {
-                history.receive(packet_id, original);
+                history.receive(&fingerprint, original);
                 self.backlog.append(&mut changes);
             }
             return Ok(Taken::Before(original));
@@ -123,14 +131,15 @@ impl Session {
         let (mark, matched) = match self.publisher.publish(&self.broker, route, publish, received, changes) {
             Outcome::Taken { mark, matched } => (mark, matched),
             Outcome::Full(publish) => return Ok(Taken::Not(publish)),
+            Outcome::NotRetained(publish) => return Ok(Taken::NotRetained(publish)),
             Outcome::Closed => return Err(End::Stopping),
         };
         let original = Original { mark, earlier: false };
-        if let Some(fingerprint) = fingerprint {
-            history.remember(fingerprint, mark, self.owed.len());
-        }
         if is_exactly_once {
-            history.receive(packet_id, original);
+            history.receive(&fingerprint, original);
+        }
+        if is_reading {
+            history.remember(fingerprint, mark, self.owed.len());
         }
         let reason = if matched { Reason::Success } else { Reason::NoMatchingSubscribers };
         Ok(Taken::Now(original, reason))
@@ -139,7 +148,7 @@ impl Session {
     fn publish_at_most_once(&mut self, route: &Route, publish: Publish, received: Stamp) -> Result<(), End> {
         match self.publisher.publish(&self.broker, route, publish, received, Vec::new()) {
             Outcome::Taken { .. } => Ok(()),
-            Outcome::Full(publish) => {
+            Outcome::Full(publish) | Outcome::NotRetained(publish) => {
                 self.publisher.writer.count_refused();
                 self.publisher.deliver_only(&self.broker, route, publish, received);
                 Ok(())

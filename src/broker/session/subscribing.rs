@@ -2,7 +2,6 @@
 
 use bytes::BytesMut;
 
-use super::delivering::Giving;
 use super::{End, Session};
 use crate::authorize::refusals::Refusal;
 use crate::broker::kept;
@@ -36,7 +35,7 @@ impl Session {
             });
         }
         if self.mailbox.is_kept() {
-            // What is retained, but for large amounts, is on disk for it by the time of the SUBACK.
+            // Whatever is retained is on disk for it by the time of the SUBACK, or that it is owed.
             self.give_retained();
         }
         self.keep_session()?;
@@ -49,35 +48,37 @@ impl Session {
         mut subscription: Subscription,
         retain_handling: RetainHandling,
     ) -> Result<Result<Qos, (Refusal, Reason)>, End> {
-        let Subscription { filter, options, identifier } = &mut subscription;
+        let Subscription { filter, options, owed, .. } = &mut subscription;
         let authorizer = &self.publisher.rules.authorizer;
         let decision = authorizer.may_subscribe(&self.publisher.who, &filter.topics, options.qos);
         if !decision.allowed {
             return Ok(Err((Refusal::SubscribeNotAllowed, Reason::NotAuthorized)));
         }
         options.qos = options.qos.min(decision.max_qos);
-        let (qos, filter, identifier) = (options.qos, filter.clone(), *identifier);
+        let qos = options.qos;
         // As long as the session is held, it cannot end and leave the subscription behind.
         let mut held = self.mailbox.held_by(&self.line).ok_or(End::TakenOver)?;
-        let place = held.subscriptions.iter().position(|present| present.filter == filter);
+        let place = held.subscriptions.iter().position(|present| present.filter == *filter);
         if place.is_none() && held.subscriptions.len() >= self.broker.limits.max_subscriptions {
             return Ok(Err((Refusal::SubscribeImpossible, Reason::QuotaExceeded)));
         }
-        self.broker.subscriptions.add(&subscription, &self.mailbox);
-        match place {
-            Some(place) => held.subscriptions[place] = subscription,
-            None => held.subscriptions.push(subscription),
-        }
-        drop(held);
         let wants_retained = match retain_handling {
             RetainHandling::Always => true,
             RetainHandling::IfNew => place.is_none(),
             RetainHandling::Never => false,
         };
-        if wants_retained && filter.share.is_none() {
-            self.giving.retain(|giving| giving.filter != filter);
-            self.giving.push_back(Giving { filter, qos, identifier, after: None });
-            self.mail = true;
+        *owed = match place {
+            _ if filter.share.is_some() => None,
+            _ if wants_retained => Some("".into()),
+            place => place.and_then(|place| held.subscriptions[place].owed.take()),
+        };
+        if owed.is_some() {
+            (self.gives, self.mail) = (true, true);
+        }
+        self.broker.subscriptions.add(&subscription, &self.mailbox);
+        match place {
+            Some(place) => held.subscriptions[place] = subscription,
+            None => held.subscriptions.push(subscription),
         }
         Ok(Ok(qos))
     }
@@ -92,7 +93,6 @@ impl Session {
                 Some(place) => {
                     held.subscriptions.swap_remove(place);
                     self.broker.subscriptions.remove([&filter], &self.mailbox);
-                    self.giving.retain(|giving| giving.filter != filter);
                     Reason::Success
                 }
                 None => Reason::NoSubscriptionExisted,
@@ -104,7 +104,7 @@ impl Session {
     }
 
     /// Puts the session as it is now into the backlog.
-    fn keep_session(&mut self) -> Result<(), End> {
+    pub(super) fn keep_session(&mut self) -> Result<(), End> {
         if self.mailbox.is_kept() {
             let held = self.mailbox.held_by(&self.line).ok_or(End::TakenOver)?;
             let record =

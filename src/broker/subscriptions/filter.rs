@@ -36,6 +36,8 @@ pub(in crate::broker) struct Subscription {
     pub(in crate::broker) options: Options,
     /// What the client wants to be told of which subscription a message came from; at least 1.
     pub(in crate::broker) identifier: Option<u32>,
+    /// Its session is still to be given the retained messages behind this topic, all behind an empty one.
+    pub(in crate::broker) owed: Option<Box<str>>,
 }
 
 /// Why a subscription cannot be: the client breaks the specification.
@@ -118,7 +120,7 @@ impl Subscription {
             no_local: wanted.no_local,
             retain_as_published: wanted.retain_as_published,
         };
-        Ok(Self { filter, options, identifier })
+        Ok(Self { filter, options, identifier, owed: None })
     }
 }
 

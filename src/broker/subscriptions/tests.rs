@@ -14,7 +14,7 @@ fn plain(qos: Qos) -> Options {
 }
 
 fn subscription(text: &str, options: Options, identifier: Option<u32>) -> Subscription {
-    Subscription { filter: filter(text), options, identifier }
+    Subscription { filter: filter(text), options, identifier, owed: None }
 }
 
 fn session() -> Arc<Mailbox> {
@@ -151,8 +151,12 @@ fn what_is_removed_leaves_nothing_behind() {
     let (gone, stays) = (session(), session());
     let filters = ["a/b/c", "a/+/c", "#", "a/#", "$share/g/a/b/c", "$share/g/+/#"].map(filter);
     for filter in &filters {
-        let subscription =
-            Subscription { filter: filter.clone(), options: plain(Qos::AtMostOnce), identifier: None };
+        let subscription = Subscription {
+            filter: filter.clone(),
+            options: plain(Qos::AtMostOnce),
+            identifier: None,
+            owed: None,
+        };
         subscriptions.add(&subscription, &gone);
     }
     subscriptions.add(&subscription("a/b", plain(Qos::AtMostOnce), None), &stays);
@@ -206,7 +210,7 @@ impl Model {
 
     fn of(&self, topic: &str, publisher: Option<usize>) -> (Own, Vec<Members>) {
         let (mut own, mut groups) = (Own::new(), BTreeMap::<_, Members>::new());
-        for (session, Subscription { filter, options, identifier }) in &self.0 {
+        for (session, Subscription { filter, options, identifier, .. }) in &self.0 {
             if !filter.topics.matches(topic) || options.no_local && publisher == Some(*session) {
                 continue;
             }
@@ -273,7 +277,7 @@ prop_compose! {
         identifier in prop::option::of(1..4_u32),
     ) -> Subscription {
         let no_local = no_local && filter.share.is_none();
-        Subscription { filter, options: Options { qos, no_local, retain_as_published }, identifier }
+        Subscription { filter, options: Options { qos, no_local, retain_as_published }, identifier, owed: None }
     }
 }
 

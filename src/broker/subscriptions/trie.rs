@@ -41,7 +41,7 @@ pub(super) struct Node {
 impl Node {
     /// Adds a subscription or changes it. Returns whether it is new.
     pub(super) fn add(&mut self, subscription: &Subscription, mailbox: &Arc<Mailbox>) -> bool {
-        let Subscription { filter, options, identifier } = subscription;
+        let Subscription { filter, options, identifier, .. } = subscription;
         let endings = self.endings_mut(filter.topics.as_str().split('/'));
         let present = endings.iter_mut().find(|ending| ending.is(filter, mailbox));
         let Some(name) = &filter.share else {

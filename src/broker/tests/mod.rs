@@ -85,6 +85,8 @@ struct Setup {
     sessions: config::Sessions,
     retained: config::Retained,
     buffer: config::Buffer,
+    /// Instead of what [`authorizer`] makes.
+    rules: Option<Authorizer>,
 }
 
 impl Default for Setup {
@@ -100,6 +102,7 @@ impl Default for Setup {
                 min_free_bytes: 0,
                 ..config::Buffer::default()
             },
+            rules: None,
         }
     }
 }
@@ -144,8 +147,9 @@ impl Gateway {
             streams: &streams,
         };
         let authenticator = Authenticator::new(clock.clone());
-        let (authorizer, refusals) = (authorizer(&streams), Refusals::default());
-        let broker = Broker::new(settings, authorizer, authenticator, buffer.clone(), clock, refusals);
+        let rules = setup.rules.clone().unwrap_or_else(|| authorizer(&streams));
+        let refusals = Refusals::default();
+        let broker = Broker::new(settings, rules, authenticator, buffer.clone(), clock, refusals);
         let tasks = Tasks::default();
         let service = tasks.spawner(Stage::Service);
         service.passing(broker.clone().run(service.cancelled().clone()));

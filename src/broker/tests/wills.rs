@@ -1,6 +1,11 @@
 //! Wills: what is published for a client that has gone without a word.
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::hmac;
+
 use super::*;
+use crate::authorize::KeyFiles;
 
 /// A CONNECT with a will. `flags` of QoS and RETAIN.
 pub(super) fn connect_with_will(client_id: &str, flags: u8, topic: &str, payload: &str) -> Vec<u8> {
@@ -167,6 +172,69 @@ async fn a_will_that_waits_outlives_a_restart_and_is_published_once() {
     gateway.connect("panel", "c").await.ping().await;
     let figures = gateway.broker.figures();
     assert_eq!((figures.wills_waiting, figures.wills_published), (0, 0));
+}
+
+/// Rules of their own for tokens, which every device may publish `announced/#` by, too; and a token.
+fn token_rules() -> (Authorizer, impl Fn(&str) -> String) {
+    const SECRET: &str = "a-secret-of-thirty-two-bytes-or-more";
+    let settings = format!(
+        "[listener]\nidentities = [\"jwt\", \"certificate\"]\n\
+         [[jwt]]\nname = \"cloud\"\nalgorithm = \"HS256\"\nsecret = {SECRET:?}\n\
+         client_id_claims = []\ndevice_claim = \"device\"\n\
+         [[acl]]\ndevice = \"*\"\npublish = [\"{{user}}/#\"]\n\
+         [[acl]]\ndevice = \"panel\"\nsubscribe = [\"#\"]\n"
+    );
+    let access = config::Config::from_toml(&settings).unwrap_or_else(|invalid| panic!("{invalid}")).access;
+    let mut keys = KeyFiles::default();
+    keys.set(&access.issuers);
+    let sign = |claims: &str| {
+        let part = |text: &[u8]| URL_SAFE_NO_PAD.encode(text);
+        let text = format!("{}.{}", part(b"{\"alg\":\"HS256\"}"), part(claims.as_bytes()));
+        let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes());
+        format!("{text}.{}", part(hmac::sign(&key, text.as_bytes()).as_ref()))
+    };
+    (Authorizer::with(&access, &[], Arc::default(), keys.keys()), sign)
+}
+
+#[tokio::test]
+async fn a_will_of_a_token_is_judged_after_a_restart_as_it_would_have_been_before() {
+    let (rules, sign) = token_rules();
+    let setup = Setup { rules: Some(rules.clone()), ..Setup::default() };
+    let by_token = "{\"device\":\"plug\",\"sub\":\"ada\",\"exp\":8000000000,\"publ\":[\"site/#\"]}";
+    let by_rule = "{\"device\":\"plug\",\"sub\":\"ada\",\"exp\":8000000000}";
+    for (claims, topic, still, is_published) in [
+        (by_token, "site/LWT", true, true),
+        // The word of a token comes before the rules.
+        (by_token, "site/LWT", false, true),
+        (by_rule, "ada/LWT", true, true),
+        (by_rule, "ada/LWT", false, false),
+    ] {
+        let gateway = Gateway::start_as(setup.clone());
+        let identity = Identity { device: device("plug"), kind: IdentityKind::Jwt };
+        let mut plug = gateway.open(identity);
+        let head = [b"\0\x04MQTT\x04", &[0xe4][..], &60_u16.to_be_bytes()].concat();
+        let words = ["c", topic, "gone", "ada", &sign(claims)].map(text).concat();
+        plug.send(&packet(0x10, &[head, words].concat())).await;
+        plug.expect(CONNACK).await;
+        // The power is cut while it is connected.
+        let dir = tempfile::tempdir().unwrap();
+        copy_dir(&gateway.dir.path().join("buffer"), &dir.path().join("buffer"));
+        let rules = still.then(|| rules.clone());
+        let after = Gateway::start_in(dir, Setup { rules, ..setup.clone() });
+        let mut panel = after.connect("panel", "c").await;
+        panel.subscribe(topic, 0).await;
+        if is_published {
+            panel.expect(&retained(publish0(topic, "gone"))).await;
+        }
+        panel.ping().await;
+        let figures = after.broker.figures();
+        let refused = figures.refusals["publish_not_allowed"];
+        assert_eq!(
+            (figures.wills_published, refused),
+            (is_published.into(), (!is_published).into()),
+            "{topic}"
+        );
+    }
 }
 
 #[tokio::test]
