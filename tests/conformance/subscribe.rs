@@ -105,6 +105,22 @@ judged! {
         client.expect_nothing();
     }
 
+    /// v5: MQTT-3.8.3-3
+    fn no_local_holds_for_retained_messages_too(version = V5) {
+        let topic = unique("local");
+        let id = unique("local");
+        let mut client = Client::connect(&Connect::new(version, &id));
+        client.publish(&Publish::new(&format!("{topic}/a"), "own").qos(1, 0).retained());
+        client.disconnect();
+        let mut other = Client::new(version, "other");
+        other.publish(&Publish::new(&format!("{topic}/b"), "of another").qos(1, 0).retained());
+        // It is the client that counts, not the connection.
+        let mut client = Client::connect(&Connect::new(version, &id));
+        client.subscribe(&[(&format!("{topic}/+"), NO_LOCAL)]);
+        assert_eq!(client.messages(1), ["of another"]);
+        client.expect_nothing();
+    }
+
     /// v5: MQTT-3.3.4-3, MQTT-3.3.4-4, MQTT-3.3.4-5
     fn a_message_has_the_identifiers_of_the_subscriptions_that_match(version = V5) {
         let topic = unique("identified");

@@ -80,8 +80,7 @@ async fn a_client_that_acknowledges_nothing_gets_100_messages_and_then_waits() {
     panel.subscribe("#", 1).await;
     let mut plug = gateway.connect("plug", "c").await;
     for n in 1..=101 {
-        plug.send(&publish1("plug/x", n, "!")).await;
-        plug.expect(&puback(n)).await;
+        plug.publish("plug/x", n, "!").await;
     }
     for n in 1..=100 {
         panel.expect(&publish1("plug/x", n, "!")).await;
@@ -102,16 +101,14 @@ async fn what_a_slow_subscriber_cannot_take_is_dropped_for_it_alone() {
     let mut plug = gateway.connect("plug", "c").await;
     let payload = "x".repeat(1_000);
     for n in 1..=500 {
-        plug.send(&publish1("plug/x", n, &payload)).await;
-        plug.expect(&puback(n)).await;
+        plug.publish("plug/x", n, &payload).await;
     }
     let dropped = gateway.broker.figures().dropped["queue_full"];
     assert!((300..480).contains(&dropped), "{dropped} of 500");
     // In rumqttd this ends the router.
     slow.send(b"\xe0\0").await;
     eventually("for the slow one to go", || gateway.broker.figures().sessions == 1).await;
-    plug.send(&publish1("plug/x", 1, "!")).await;
-    plug.expect(&puback(1)).await;
+    plug.publish("plug/x", 1, "!").await;
 }
 
 #[tokio::test]
@@ -142,8 +139,7 @@ async fn many_subscribers_of_a_topic_each_get_the_message() {
     }
     let mut plug = gateway.connect("plug", "c").await;
     for _ in 0..2 {
-        plug.send(&publish1("plug/x", 1, "!")).await;
-        plug.expect(&puback(1)).await;
+        plug.publish("plug/x", 1, "!").await;
     }
     for (n, panel) in panels.iter_mut().enumerate() {
         for packet_id in 1..=2 {

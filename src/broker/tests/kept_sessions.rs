@@ -5,9 +5,7 @@ use super::*;
 #[tokio::test]
 async fn what_came_while_a_client_was_away_waits_for_it() {
     let gateway = Gateway::start();
-    let mut panel = gateway.connect_kept("panel", "c", false).await;
-    panel.subscribe("plug/#", 1).await;
-    panel.leave().await;
+    gateway.subscribed_panel().await.leave().await;
     let mut plug = gateway.connect("plug", "c").await;
     plug.send(
         &[publish1("plug/x", 1, "one"), publish0("plug/x", "lost"), publish1("plug/x", 2, "two")].concat(),
@@ -27,12 +25,9 @@ async fn what_came_while_a_client_was_away_waits_for_it() {
 #[tokio::test]
 async fn a_clean_session_ends_one_that_was_kept() {
     let gateway = Gateway::start();
-    let mut panel = gateway.connect_kept("panel", "c", false).await;
-    panel.subscribe("plug/#", 1).await;
-    panel.leave().await;
+    gateway.subscribed_panel().await.leave().await;
     let mut plug = gateway.connect("plug", "c").await;
-    plug.send(&publish1("plug/x", 1, "!")).await;
-    plug.expect(&puback(1)).await;
+    plug.publish("plug/x", 1, "!").await;
     let mut clean = gateway.connect("panel", "c").await;
     clean.ping().await;
     clean.leave().await;
@@ -42,8 +37,7 @@ async fn a_clean_session_ends_one_that_was_kept() {
     let gateway = gateway.restart().await;
     let mut panel = gateway.connect_kept("panel", "c", true).await;
     plug = gateway.connect("plug", "c").await;
-    plug.send(&publish1("plug/x", 1, "!")).await;
-    plug.expect(&puback(1)).await;
+    plug.publish("plug/x", 1, "!").await;
     panel.ping().await;
 }
 
@@ -63,11 +57,9 @@ async fn subscriptions_and_what_waits_survive_a_restart() {
     let gateway = gateway.restart().await;
     assert_eq!(gateway.broker.figures().refusals["not_ready"], 0);
     let mut lamp = gateway.connect("lamp", "c").await;
-    lamp.send(&publish1("lamp/x", 1, "not wanted any more")).await;
-    lamp.expect(&puback(1)).await;
+    lamp.publish("lamp/x", 1, "not wanted any more").await;
     let mut plug = gateway.connect("plug", "c").await;
-    plug.send(&publish1("plug/x", 3, "three")).await;
-    plug.expect(&puback(3)).await;
+    plug.publish("plug/x", 3, "three").await;
     let mut panel = gateway.connect_kept("panel", "c", true).await;
     // It cannot be known that the first two were never sent.
     panel.expect(&[dup(publish1("plug/x", 1, "one")), dup(publish2("plug/x", 2, "two"))].concat()).await;
@@ -84,12 +76,10 @@ async fn subscriptions_and_what_waits_survive_a_restart() {
 #[tokio::test]
 async fn what_was_acknowledged_for_an_absent_client_survives_a_power_cut() {
     let gateway = Gateway::start();
-    let mut panel = gateway.connect_kept("panel", "c", false).await;
-    panel.subscribe("plug/#", 1).await;
+    let _panel = gateway.subscribed_panel().await;
     let mut plug = gateway.connect("plug", "c").await;
     for n in 1..=5 {
-        plug.send(&publish1("plug/x", n, &n.to_string())).await;
-        plug.expect(&puback(n)).await;
+        plug.publish("plug/x", n, &n.to_string()).await;
         // The panel is there and has not acknowledged anything.
         let after = gateway.power_cut();
         let mut panel = after.connect_kept("panel", "c", true).await;
@@ -103,31 +93,26 @@ async fn what_was_acknowledged_for_an_absent_client_survives_a_power_cut() {
 #[tokio::test]
 async fn a_subscription_that_was_acknowledged_survives_a_power_cut() {
     let gateway = Gateway::start();
-    let mut panel = gateway.connect_kept("panel", "c", false).await;
-    panel.subscribe("plug/#", 1).await;
+    let _panel = gateway.subscribed_panel().await;
     let after = gateway.power_cut();
     let mut plug = after.connect("plug", "c").await;
-    plug.send(&publish1("plug/x", 1, "!")).await;
-    plug.expect(&puback(1)).await;
+    plug.publish("plug/x", 1, "!").await;
     after.connect_kept("panel", "c", true).await.expect(&publish1("plug/x", 1, "!")).await;
 }
 
 #[tokio::test]
 async fn what_was_not_acknowledged_is_sent_again_in_its_order_with_dup() {
     let gateway = Gateway::start();
-    let mut panel = gateway.connect_kept("panel", "c", false).await;
-    panel.subscribe("plug/#", 1).await;
+    let mut panel = gateway.subscribed_panel().await;
     let mut plug = gateway.connect("plug", "c").await;
     for n in 1..=4 {
-        plug.send(&publish1("plug/x", n, &n.to_string())).await;
-        plug.expect(&puback(n)).await;
+        plug.publish("plug/x", n, &n.to_string()).await;
         panel.expect(&publish1("plug/x", n, &n.to_string())).await;
     }
     panel.send(&puback(2)).await;
     panel.ping().await;
     panel.vanish(&gateway).await;
-    plug.send(&publish1("plug/x", 5, "5")).await;
-    plug.expect(&puback(5)).await;
+    plug.publish("plug/x", 5, "5").await;
     let mut panel = gateway.connect_kept("panel", "c", true).await;
     for n in [1, 3, 4] {
         panel.expect(&dup(publish1("plug/x", n, &n.to_string()))).await;
@@ -157,12 +142,9 @@ async fn a_newer_connection_goes_on_with_the_session_of_the_older() {
 async fn a_session_ends_when_its_client_stays_away() {
     let sessions = config::Sessions { max_expiry: Duration::from_secs(1), ..config::Sessions::default() };
     let gateway = Gateway::start_as(Setup { sessions, ..Setup::default() });
-    let mut panel = gateway.connect_kept("panel", "c", false).await;
-    panel.subscribe("plug/#", 1).await;
-    panel.leave().await;
+    gateway.subscribed_panel().await.leave().await;
     let mut plug = gateway.connect("plug", "c").await;
-    plug.send(&publish1("plug/x", 1, "!")).await;
-    plug.expect(&puback(1)).await;
+    plug.publish("plug/x", 1, "!").await;
     eventually("for the session to end", || gateway.broker.figures().sessions_kept == 0).await;
     let figures = gateway.broker.figures();
     assert_eq!((figures.sessions_expired, figures.queued_bytes, figures.dropped["session_ended"]), (1, 0, 1));
@@ -185,13 +167,10 @@ async fn no_session_is_kept_where_none_may_be() {
 async fn what_waits_for_an_absent_client_is_bounded_and_its_newest_messages_are_dropped() {
     let sessions = config::Sessions { max_queued_messages: 3, ..config::Sessions::default() };
     let gateway = Gateway::start_as(Setup { sessions, ..Setup::default() });
-    let mut panel = gateway.connect_kept("panel", "c", false).await;
-    panel.subscribe("plug/#", 1).await;
-    panel.leave().await;
+    gateway.subscribed_panel().await.leave().await;
     let mut plug = gateway.connect("plug", "c").await;
     for n in 1..=5 {
-        plug.send(&publish1("plug/x", n, &n.to_string())).await;
-        plug.expect(&puback(n)).await;
+        plug.publish("plug/x", n, &n.to_string()).await;
     }
     let figures = gateway.broker.figures();
     assert_eq!((figures.queued_messages, figures.dropped["queue_full"]), (3, 2));
@@ -231,15 +210,13 @@ async fn a_client_that_may_hear_less_when_it_comes_back_does() {
     panel.expect(b"\x90\x04\0\x01\x01\x01").await;
     panel.leave().await;
     let mut plug = gateway.connect("plug", "c").await;
-    plug.send(&publish1("plug/x", 1, "secret by then")).await;
-    plug.expect(&puback(1)).await;
+    plug.publish("plug/x", 1, "secret by then").await;
     gateway.broker.reload(Authorizer::new(&Access::default(), &gateway.streams), &gateway.streams);
     let mut panel = gateway.connect_kept("panel", "c", true).await;
     panel.send(&publish1("panel/x", 1, "!")).await;
     panel.expect(&publish1("panel/x", 2, "!")).await;
     panel.expect(&puback(1)).await;
-    plug.send(&publish1("plug/x", 2, "secret")).await;
-    plug.expect(&puback(2)).await;
+    plug.publish("plug/x", 2, "secret").await;
     panel.ping().await;
     assert_eq!(gateway.refused("subscribe_not_allowed"), 1);
 }
@@ -254,8 +231,7 @@ async fn what_waits_is_not_given_to_who_may_not_have_it_any_more_whenever_that_w
         panel.expect(b"\x90\x04\0\x01\x01\x01").await;
         let mut plug = gateway.connect("plug", "c").await;
         // What was sent and not acknowledged would be sent again.
-        plug.send(&publish1("plug/x", 1, "secret by then")).await;
-        plug.expect(&puback(1)).await;
+        plug.publish("plug/x", 1, "secret by then").await;
         panel.expect(&publish1("plug/x", 1, "secret by then")).await;
         let none = Authorizer::new(&Access::default(), &gateway.streams);
         if moment == 0 {
@@ -263,8 +239,7 @@ async fn what_waits_is_not_given_to_who_may_not_have_it_any_more_whenever_that_w
             panel.expect_close().await;
         } else {
             panel.leave().await;
-            plug.send(&publish1("plug/x", 2, "as well")).await;
-            plug.expect(&puback(2)).await;
+            plug.publish("plug/x", 2, "as well").await;
         }
         let gateway = if moment == 2 { gateway.restart().await } else { gateway };
         gateway.broker.reload(none, &gateway.streams);
@@ -286,8 +261,7 @@ async fn a_kept_session_is_not_given_more_than_it_may_hold_of_any_one_client() {
     panel.subscribe("#", 1).await;
     let mut plug = gateway.connect("plug", "c").await;
     for n in 1..=101 {
-        plug.send(&publish1("plug/x", n, "!")).await;
-        plug.expect(&puback(n)).await;
+        plug.publish("plug/x", n, "!").await;
     }
     for n in 1..=100 {
         panel.expect(&publish1("plug/x", n, "!")).await;

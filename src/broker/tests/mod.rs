@@ -208,6 +208,13 @@ impl Gateway {
         client
     }
 
+    /// A client with a kept session that has just subscribed to what the plug publishes, with QoS 1.
+    async fn subscribed_panel(&self) -> Client {
+        let mut panel = self.connect_kept("panel", "c", false).await;
+        panel.subscribe("plug/#", 1).await;
+        panel
+    }
+
     /// A client of 5.0 with a session of its own; `properties` of its CONNECT.
     async fn connect5(&self, device: &str, client_id: &str, properties: &[u8]) -> Client {
         let mut client = self.open(certified(device));
@@ -289,6 +296,18 @@ impl Client {
     async fn ping(&mut self) {
         self.send(b"\xc0\0").await;
         self.expect(b"\xd0\0").await;
+    }
+
+    /// Publishes with QoS 1, and hears that it was taken.
+    async fn publish(&mut self, topic: &str, packet_id: u16, payload: &str) {
+        self.send(&publish1(topic, packet_id, payload)).await;
+        self.expect(&puback(packet_id)).await;
+    }
+
+    /// The same with RETAIN.
+    async fn retain(&mut self, topic: &str, packet_id: u16, payload: &str) {
+        self.send(&retained(publish1(topic, packet_id, payload))).await;
+        self.expect(&puback(packet_id)).await;
     }
 
     async fn subscribe(&mut self, filter: &str, qos: u8) {

@@ -88,13 +88,11 @@ async fn identifiers_and_options_outlive_a_power_cut() {
     panel.send(&subscribe5(1, b"\x0b\x07", "plug/#", 0x09)).await;
     panel.expect(b"\x90\x04\0\x01\0\x01").await;
     let mut plug = gateway.connect("plug", "c").await;
-    plug.send(&retained(publish1("plug/x", 1, "before"))).await;
-    plug.expect(&puback(1)).await;
+    plug.retain("plug/x", 1, "before").await;
 
     let gateway = gateway.power_cut();
     let mut plug = gateway.connect("plug", "c").await;
-    plug.send(&retained(publish1("plug/x", 1, "after"))).await;
-    plug.expect(&puback(1)).await;
+    plug.retain("plug/x", 1, "after").await;
     let mut panel = gateway.open(certified("panel"));
     panel.send(&connect5("c", 0x00, 60, b"\x11\0\0\0\x3c")).await;
     let (first, body) = panel.receive().await;

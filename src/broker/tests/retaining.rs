@@ -7,8 +7,7 @@ async fn the_last_message_is_given_to_who_subscribes_later() {
     let gateway = Gateway::start();
     let mut plug = gateway.connect("plug", "c").await;
     for state in ["on", "off"] {
-        plug.send(&retained(publish1("plug/state", 1, state))).await;
-        plug.expect(&puback(1)).await;
+        plug.retain("plug/state", 1, state).await;
     }
     let mut panel = gateway.connect("panel", "c").await;
     panel.subscribe("plug/#", 1).await;
@@ -29,8 +28,7 @@ async fn what_was_acknowledged_is_retained_after_a_power_cut() {
     let gateway = Gateway::start();
     let mut plug = gateway.connect("plug", "c").await;
     for n in 1..=3 {
-        plug.send(&retained(publish1("plug/state", n, &n.to_string()))).await;
-        plug.expect(&puback(n)).await;
+        plug.retain("plug/state", n, &n.to_string()).await;
         let after = gateway.power_cut();
         let mut panel = after.connect("panel", "c").await;
         panel.subscribe("plug/#", 0).await;
@@ -42,8 +40,7 @@ async fn what_was_acknowledged_is_retained_after_a_power_cut() {
 async fn a_reading_with_retain_is_stored_and_retained() {
     let gateway = Gateway::start();
     let mut plug = gateway.connect("plug", "c").await;
-    plug.send(&retained(publish1("plug/reading", 1, "{}"))).await;
-    plug.expect(&puback(1)).await;
+    plug.retain("plug/reading", 1, "{}").await;
     let figures = gateway.broker.figures();
     assert_eq!((figures.readings, figures.retained), (1, 1));
 }
@@ -52,10 +49,8 @@ async fn a_reading_with_retain_is_stored_and_retained() {
 async fn a_kept_session_is_given_retained_messages_that_survive_a_power_cut() {
     let gateway = Gateway::start();
     let mut plug = gateway.connect("plug", "c").await;
-    plug.send(&retained(publish1("plug/state", 1, "on"))).await;
-    plug.expect(&puback(1)).await;
-    let mut panel = gateway.connect_kept("panel", "c", false).await;
-    panel.subscribe("plug/#", 1).await;
+    plug.retain("plug/state", 1, "on").await;
+    let mut panel = gateway.subscribed_panel().await;
     panel.expect(&retained(publish1("plug/state", 1, "on"))).await;
     let after = gateway.power_cut();
     let mut panel = after.connect_kept("panel", "c", true).await;
@@ -72,8 +67,7 @@ async fn what_exceeds_the_bound_is_delivered_and_not_retained() {
     panel.subscribe("plug/#", 0).await;
     let mut plug = gateway.connect("plug", "c").await;
     for (id, topic) in [(1, "plug/a"), (2, "plug/b"), (3, "plug/a")] {
-        plug.send(&retained(publish1(topic, id, "!"))).await;
-        plug.expect(&puback(id)).await;
+        plug.retain(topic, id, "!").await;
         panel.expect(&publish0(topic, "!")).await;
     }
     let figures = gateway.broker.figures();
@@ -116,8 +110,7 @@ async fn with_no_local_a_client_is_not_given_what_it_has_retained_itself() {
     for (identity, client_id) in [("plug", "c"), ("plug", "other"), ("panel", "c")] {
         let mut client = gateway.connect(identity, client_id).await;
         let topic = format!("plug/{identity}/{client_id}");
-        client.send(&retained(publish1(&topic, 1, "!"))).await;
-        client.expect(&puback(1)).await;
+        client.retain(&topic, 1, "!").await;
     }
     // Another session of the client with that id, also after a restart.
     let gateway = gateway.restart().await;
@@ -139,8 +132,7 @@ async fn with_no_local_a_client_is_not_given_what_it_has_retained_itself() {
 async fn subscriptions_to_which_nothing_is_retained_do_not_hold_up_others() {
     let gateway = Gateway::start();
     let mut plug = gateway.connect("plug", "c").await;
-    plug.send(&retained(publish1("plug/state", 1, "on"))).await;
-    plug.expect(&puback(1)).await;
+    plug.retain("plug/state", 1, "on").await;
     let mut panel = gateway.connect("panel", "c").await;
     let filters = ["a", "b", "c", "d", "e", "f", "plug/#"].map(|filter| (filter, 0));
     panel.send(&subscribe(1, &filters)).await;
@@ -155,11 +147,9 @@ async fn what_is_owed_to_a_kept_session_waits_for_its_client_also_through_a_rest
     let mut plug = gateway.connect("plug", "c").await;
     let (topic, payload) = (|n: u16| format!("plug/{n:03}"), "x".repeat(10_000));
     for n in 1..=ALL {
-        plug.send(&retained(publish1(&topic(n), n, &payload))).await;
-        plug.expect(&puback(n)).await;
+        plug.retain(&topic(n), n, &payload).await;
     }
-    let mut panel = gateway.connect_kept("panel", "c", false).await;
-    panel.subscribe("plug/#", 1).await;
+    let mut panel = gateway.subscribed_panel().await;
     // It goes after the first one, comes back and takes a few more, and so on.
     for (n, moment) in (1..=ALL).zip((0..4).cycle()) {
         let (first, body) = panel.receive().await;
@@ -186,8 +176,7 @@ async fn more_than_a_queue_holds_is_given_piece_by_piece() {
     let mut plug = gateway.connect("plug", "c").await;
     let payload = "x".repeat(10_000);
     for n in 1..=100 {
-        plug.send(&retained(publish1(&format!("plug/{n:03}"), n, &payload))).await;
-        plug.expect(&puback(n)).await;
+        plug.retain(&format!("plug/{n:03}"), n, &payload).await;
     }
     for (id, kept, qos) in [("a", false, 0), ("b", false, 1), ("c", true, 1)] {
         let mut panel = match kept {

@@ -40,8 +40,7 @@ async fn an_anonymous_sketch_reaches_the_stream_that_is_open_to_it_and_nothing_e
     let mut sketch = gateway.open(anonymous);
     sketch.send(&connect("ESP32Client", 0x02, 15)).await;
     sketch.expect(CONNACK).await;
-    sketch.send(&publish1("esp32/sensors", 1, "{}")).await;
-    sketch.expect(&puback(1)).await;
+    sketch.publish("esp32/sensors", 1, "{}").await;
     sketch.send(&subscribe(1, &[("esp32/sensors", 0), ("anonymous/#", 0)])).await;
     sketch.expect(b"\x90\x04\0\x01\x80\x80").await;
     sketch.send(&publish1("anonymous/x", 2, "{}")).await;
@@ -53,8 +52,7 @@ async fn new_rules_hold_for_live_connections_at_once() {
     let gateway = Gateway::start();
     let mut panel = gateway.connect("panel", "c").await;
     let mut plug = gateway.connect("plug", "c").await;
-    panel.send(&publish1("lamp/reading", 1, "{}")).await;
-    panel.expect(&puback(1)).await;
+    panel.publish("lamp/reading", 1, "{}").await;
     plug.subscribe("plug/#", 0).await;
     let none = Authorizer::new(&Access::default(), &gateway.streams);
     gateway.broker.reload(none, &gateway.streams);
@@ -98,14 +96,12 @@ async fn anonymous_connections_end_when_they_are_no_longer_let_in() {
 async fn new_streams_hold_for_topics_that_were_published_to_before() {
     let gateway = Gateway::start();
     let mut plug = gateway.connect("plug", "c").await;
-    plug.send(&publish1("plug/power", 1, "7")).await;
-    plug.expect(&puback(1)).await;
+    plug.publish("plug/power", 1, "7").await;
     assert_eq!(gateway.broker.figures().readings, 0);
     let streams = [stream("power", "+/power", PayloadFormat::Number)];
     gateway.broker.reload(authorizer(&streams), &streams);
     plug.ping().await;
-    plug.send(&publish1("plug/power", 2, "7")).await;
-    plug.expect(&puback(2)).await;
+    plug.publish("plug/power", 2, "7").await;
     assert_eq!(gateway.broker.figures().readings, 1);
 }
 

@@ -4,8 +4,7 @@ use super::*;
 
 /// Publishes with QoS 1, and waits for the ack.
 async fn publish(plug: &mut Client, id: u16, payload: &str) {
-    plug.send(&publish1("plug/x", id, payload)).await;
-    plug.expect(&puback(id)).await;
+    plug.publish("plug/x", id, payload).await;
 }
 
 #[tokio::test]
@@ -50,8 +49,7 @@ async fn a_session_may_have_the_same_filter_shared_and_for_itself() {
 async fn who_shares_is_not_given_what_is_retained() {
     let gateway = Gateway::start();
     let mut plug = gateway.connect("plug", "c").await;
-    plug.send(&retained(publish1("plug/x", 1, "!"))).await;
-    plug.expect(&puback(1)).await;
+    plug.retain("plug/x", 1, "!").await;
     let mut panel = gateway.connect("panel", "c").await;
     panel.subscribe("$share/work/plug/x", 1).await;
     panel.ping().await;

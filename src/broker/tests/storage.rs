@@ -32,8 +32,7 @@ async fn an_acknowledged_reading_is_on_disk() {
     let gateway = Gateway::start();
     let mut plug = gateway.connect("plug", "c").await;
     for n in 1..=20 {
-        plug.send(&publish1("plug/reading", n, "{\"t\":21.5}")).await;
-        plug.expect(&puback(n)).await;
+        plug.publish("plug/reading", n, "{\"t\":21.5}").await;
         assert!(on_disk(&gateway).await >= n.into(), "reading {n}");
     }
     let readings = readings(&gateway, 20).await;
@@ -61,8 +60,7 @@ async fn acks_leave_in_the_order_of_the_publishes_readings_or_not() {
 async fn a_publish_that_is_no_reading_is_acknowledged_and_not_stored() {
     let gateway = Gateway::start();
     let mut plug = gateway.connect("plug", "c").await;
-    plug.send(&publish1("plug/other", 1, "!")).await;
-    plug.expect(&puback(1)).await;
+    plug.publish("plug/other", 1, "!").await;
     let figures = gateway.broker.figures();
     assert_eq!((figures.readings, figures.publishes_qos1), (0, 1));
 }
@@ -94,10 +92,8 @@ async fn what_a_device_said_before_it_went_away_is_stored() {
 async fn an_unfit_payload_is_acknowledged_and_kept_with_the_reason() {
     let gateway = Gateway::start();
     let mut plug = gateway.connect("plug", "c").await;
-    plug.send(&publish1("plug/reading", 1, "{\"t\":nan}")).await;
-    plug.expect(&puback(1)).await;
-    plug.send(&publish1("plug/reading", 2, "{\"t\":21.5}")).await;
-    plug.expect(&puback(2)).await;
+    plug.publish("plug/reading", 1, "{\"t\":nan}").await;
+    plug.publish("plug/reading", 2, "{\"t\":21.5}").await;
     assert_eq!(gateway.broker.figures().readings_unfit, 1);
     assert_eq!(gateway.refused("payload_unfit"), 1, "and said so in the log");
     let mut reader = gateway.buffer.reader(&device("cloud")).unwrap();
@@ -120,8 +116,7 @@ async fn the_payloads_of_the_field_are_all_stored_as_they_came() {
         })
         .collect();
     for (id, payload) in (1..).zip(&payloads) {
-        plug.send(&publish1("plug/reading", id, payload)).await;
-        plug.expect(&puback(id)).await;
+        plug.publish("plug/reading", id, payload).await;
     }
     let figures = gateway.broker.figures();
     assert_eq!((figures.readings, figures.readings_unfit), (24, 11));
@@ -143,8 +138,7 @@ async fn a_device_name_that_cannot_be_used_makes_a_dead_letter_of_the_reading() 
     streams[0].device = DeviceSource::ClientId;
     gateway.broker.reload(authorizer(&streams), &streams);
     let mut plug = gateway.connect("plug", "my plug").await;
-    plug.send(&publish1("plug/reading", 1, "{}")).await;
-    plug.expect(&puback(1)).await;
+    plug.publish("plug/reading", 1, "{}").await;
     let letters = gateway.buffer.dead_letters(10).await.unwrap();
     assert_eq!(letters[0].reading.device.as_str(), "plug");
     assert!(letters[0].reason.starts_with("the client id should name the device"), "{}", letters[0].reason);
@@ -211,8 +205,7 @@ async fn at_the_end_a_subscriber_that_does_not_read_costs_no_more_than_its_goodb
     deaf.subscribe("#", 0).await;
     let mut plug = gateway.connect("plug", "c").await;
     for n in 1..=20 {
-        plug.send(&publish1("plug/x", n, &"x".repeat(1_000))).await;
-        plug.expect(&puback(n)).await;
+        plug.publish("plug/x", n, &"x".repeat(1_000)).await;
     }
     // Its goodbye has a deadline of its own.
     tokio::time::pause();
@@ -346,9 +339,7 @@ async fn what_there_is_no_room_for_is_not_queued_either_until_there_is() {
         settings.when_full = config::FullPolicy::RefuseNew;
         settings.max_bytes = 1024 * 1024;
     });
-    let mut panel = gateway.connect_kept("panel", "c", false).await;
-    panel.subscribe("plug/#", 1).await;
-    panel.leave().await;
+    gateway.subscribed_panel().await.leave().await;
     fill(&gateway).await;
     let mut plug = gateway.connect("plug", "c").await;
     plug.send(&[publish1("plug/reading", 1, "1"), b"\xc0\0".into()].concat()).await;

@@ -333,8 +333,7 @@ async fn a_share_gives_each_message_to_one_of_those_who_have_it() {
     }
     let mut plug = gateway.connect("plug", "c").await;
     for n in 1..=6 {
-        plug.send(&publish1("plug/x", n, "!")).await;
-        plug.expect(&puback(n)).await;
+        plug.publish("plug/x", n, "!").await;
     }
     for worker in &mut workers {
         for n in 1..=3 {
@@ -350,8 +349,7 @@ async fn a_share_gives_each_message_to_one_of_those_who_have_it() {
         workers[0].expect(&publish5(0x32, "plug/x", n, b"", "!")).await;
     }
     workers.pop().unwrap().leave().await;
-    plug.send(&publish1("plug/x", 9, "waits for whoever comes first in turn")).await;
-    plug.expect(&puback(9)).await;
+    plug.publish("plug/x", 9, "waits for whoever comes first in turn").await;
     assert_eq!(gateway.broker.figures().queued_messages, 3);
 }
 
