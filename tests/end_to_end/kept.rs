@@ -68,8 +68,8 @@ fn what_clients_were_promised_is_there_after_a_kill() {
         gateway = gateway.kill().start();
 
         talker = Raw::connect(gateway.address, &plug, "talker", true);
-        for id in [2, 7] {
-            talker.send(0x3c, &publish("plug/readings", id, "{}"));
+        for (topic, id, payload) in [("plug/x", 2, "two"), ("plug/readings", 7, "{}")] {
+            talker.send(0x3c, &publish(topic, id, payload));
             talker.expect(0x50, &[0, id]);
             talker.send(0x62, &[0, id]);
             talker.expect(0x70, &[0, id]);
