@@ -59,7 +59,11 @@ impl Shared {
         };
         match fate {
             Fate::Void => {}
-            Fate::Publish => self.publish_will(publisher, testament, now, Vec::new()),
+            Fate::Publish => {
+                // The connection may have ended before it heard of new ones.
+                publisher.take_rules(self.rules());
+                self.publish_will(publisher, testament, now, Vec::new());
+            }
             Fate::Wait(wait) => {
                 self.wait_or_execute(testament, wait, now);
                 if mailbox.is_online() {

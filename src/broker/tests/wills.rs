@@ -78,6 +78,26 @@ async fn a_will_that_may_not_be_published_refuses_the_connection() {
 }
 
 #[tokio::test]
+async fn a_will_that_new_rules_forbid_is_not_published_not_even_after_its_delay() {
+    let gateway = Gateway::start();
+    let mut plug = gateway.connect("plug", "watcher").await;
+    plug.subscribe("plug/#", 0).await;
+    let mut late = gateway.open(certified("panel"));
+    late.send(&connect5_with_will("late", 3, b"\x11\0\0\0\x64", "plug/LWT")).await;
+    assert_eq!(late.receive().await.0, 0x20);
+    let mut soon = gateway.open(certified("panel"));
+    soon.send(&connect_with_will("soon", 0, "plug/LWT", "Offline")).await;
+    soon.expect(CONNACK).await;
+    late.vanish(&gateway).await;
+    let rules = Authorizer::new(&Access::default(), &gateway.streams);
+    gateway.broker.reload(rules, &gateway.streams);
+    soon.vanish(&gateway).await;
+    eventually("for both to be refused", || gateway.refused("publish_not_allowed") == 2).await;
+    plug.ping().await;
+    assert_eq!(gateway.broker.figures().wills_published, 0);
+}
+
+#[tokio::test]
 async fn a_reading_as_a_will_is_stored() {
     let gateway = Gateway::start();
     let mut plug = gateway.open(certified("plug"));
