@@ -8,6 +8,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use futures_util::FutureExt as _;
+
 use super::log_limit::LogLimit;
 pub use crate::audit::Whom;
 use crate::audit::{Audit, Event};
@@ -136,12 +138,9 @@ tokio::task_local! {
 }
 
 /// Serves a connection, and tells besides whether anything was refused to it.
-pub async fn witness<T>(served: impl Future<Output = T>) -> (T, bool) {
-    let noted = async {
-        let output = served.await;
-        (output, WITNESSED.with(Cell::get))
-    };
-    WITNESSED.scope(Cell::new(false), noted).await
+pub fn witness<T>(served: impl Future<Output = T>) -> impl Future<Output = (T, bool)> {
+    // Not an `async fn`: it would hold what it is given three times, for as long as the connection lives.
+    WITNESSED.scope(Cell::new(false), served.map(|output| (output, WITNESSED.with(Cell::get))))
 }
 
 /// Counts and logs. Cheap to clone.
@@ -220,6 +219,17 @@ mod tests {
     use super::*;
 
     const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
+    #[test]
+    fn a_connection_that_is_witnessed_is_held_once() {
+        let served = || async {
+            let held = [0_u8; 1_000];
+            std::future::pending::<()>().await;
+            drop(held);
+        };
+        let (bare, witnessed) = (size_of_val(&served()), size_of_val(&witness(served())));
+        assert!(bare >= 1_000 && witnessed < bare + 100, "{witnessed} bytes for {bare}");
+    }
 
     #[test]
     fn every_refusal_is_counted_under_its_reason() {

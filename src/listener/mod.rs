@@ -35,6 +35,7 @@ use crate::authorize::origin;
 use crate::authorize::refusals::{self, Refusal, Refusals, Whom};
 use crate::broker::Peer;
 use crate::config::{self, CertificateName, ClientAuth, Door};
+use crate::message::{CertificateId, DeviceId};
 use crate::pki::ServerTls;
 use crate::tasks::Spawner;
 
@@ -148,7 +149,7 @@ impl Listener {
     pub async fn run<S, F>(self, entrance: Entrance, serve: S, spawner: Spawner, cancel: CancellationToken)
     where
         S: Fn(Channel, Peer, CancellationToken) -> F + Clone + Send + 'static,
-        F: Future<Output = ()> + Send,
+        F: Future<Output = ()> + Send + 'static,
     {
         let mut logged: Option<Instant> = None;
         loop {
@@ -175,10 +176,8 @@ impl Listener {
             }
             let (entrance, way, serve) = (entrance.clone(), self.way.clone(), serve.clone());
             let cancel = spawner.cancelled().clone();
-            spawner.passing(async move {
-                let guest = Guest { entrance, address, visit, place };
-                guest.receive(stream, way, serve, cancel).await;
-            });
+            let guest = Guest { entrance, address, visit, _place: place };
+            spawner.passing(guest.receive(stream, way, serve, cancel));
         }
     }
 }
@@ -195,12 +194,15 @@ impl Shared {
     }
 }
 
+/// What somebody who was let in has shown, and what to talk to it over.
+type LetIn = (Channel, Option<(DeviceId, CertificateId)>);
+
 /// A connection that was accepted, with what it holds.
 struct Guest {
     entrance: Entrance,
     address: SocketAddr,
     visit: Visit,
-    place: Place,
+    _place: Place,
 }
 
 impl Guest {
@@ -209,7 +211,7 @@ impl Guest {
         reason = "that would hold the guest twice: as argument and as local variable"
     )]
     fn receive<S, F>(
-        self,
+        mut self,
         stream: TcpStream,
         way: Way,
         serve: S,
@@ -220,45 +222,43 @@ impl Guest {
         F: Future<Output = ()>,
     {
         async move {
-            let Self { entrance: Entrance(shared), address, mut visit, place } = self;
             // Boxed, so that an idle connection does not carry room for a handshake.
-            let let_in = Box::pin(async {
-                visit.approach().await;
-                let origin = origin(address.ip());
-                let outcome = shared.threshold.let_in(stream, &way, origin, &visit).await;
-                if let Outcome::LetIn(_, Some((device, _))) = &outcome {
-                    visit.greet(Some(device)).await;
-                }
-                outcome
-            });
-            let outcome = tokio::select! {
+            let let_in = Box::pin(self.let_in(stream, &way));
+            let let_in = tokio::select! {
                 biased;
                 () = cancel.cancelled() => return,
-                outcome = let_in => outcome,
+                let_in = let_in => let_in,
             };
-            match outcome {
-                Outcome::LetIn(channel, certificate) => {
-                    let device = certificate.as_ref().map(|(device, _)| device.clone());
-                    if let Some(seat) = shared.bounds.seat(device.as_ref(), address.ip()) {
-                        let peer = Peer { certificate, address, door: way.door() };
-                        let ((), refused) = refusals::witness(serve(channel, peer, cancel)).await;
-                        visit.served(device.as_ref(), refused);
-                        drop(seat);
-                    } else {
-                        visit.refused(Refusal::TooManyConnectionsOfDevice);
-                    }
-                }
-                Outcome::Refused(TurnedAway { reason, detail, device, claimed }) => {
-                    visit.refused(reason);
-                    let (device, claimed) = (device.as_ref(), claimed.as_ref());
-                    let whom = Whom { device, claimed, ..Whom::at(address.ip()) };
-                    shared.refusals.record(reason, whom, &detail);
-                }
-                Outcome::Gone => {
-                    debug!(%address, "the peer closed the connection before it said anything");
-                }
+            let Some((channel, certificate)) = let_in else { return };
+            let device = certificate.as_ref().map(|(device, _)| device.clone());
+            let Some(_seat) = self.entrance.0.bounds.seat(device.as_ref(), self.address.ip()) else {
+                return self.visit.refused(Refusal::TooManyConnectionsOfDevice);
+            };
+            let peer = Peer { certificate, address: self.address, door: way.door() };
+            let ((), refused) = refusals::witness(serve(channel, peer, cancel)).await;
+            self.visit.served(device.as_ref(), refused);
+        }
+    }
+
+    /// The way past the door; `None` if it is not let in.
+    async fn let_in(&mut self, stream: TcpStream, way: &Way) -> Option<LetIn> {
+        let Self { entrance: Entrance(shared), address, visit, .. } = self;
+        visit.approach().await;
+        match shared.threshold.let_in(stream, way, origin(address.ip()), visit).await {
+            Outcome::LetIn(channel, certificate) => {
+                visit.greet(certificate.as_ref().map(|(device, _)| device)).await;
+                Some((channel, certificate))
             }
-            drop(place);
+            Outcome::Refused(TurnedAway { reason, detail, device, claimed }) => {
+                visit.refused(reason);
+                let (device, claimed) = (device.as_ref(), claimed.as_ref());
+                shared.refusals.record(reason, Whom { device, claimed, ..Whom::at(address.ip()) }, &detail);
+                None
+            }
+            Outcome::Gone => {
+                debug!(%address, "the peer closed the connection before it said anything");
+                None
+            }
         }
     }
 }

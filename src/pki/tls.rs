@@ -6,6 +6,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use futures_util::FutureExt as _;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, UnixTime};
@@ -322,12 +323,8 @@ tokio::task_local! {
 
 /// Runs a handshake, and tells which certificate the peer showed in it: rustls' errors do not say whose
 /// certificate was refused, and whoever reads the log needs to know which device to visit.
-pub async fn witness<T>(handshake: impl Future<Output = T>) -> (T, Option<Shown>) {
-    let noted = async {
-        let output = handshake.await;
-        (output, SHOWN.with(RefCell::take))
-    };
-    SHOWN.scope(RefCell::new(None), noted).await
+pub fn witness<T>(handshake: impl Future<Output = T>) -> impl Future<Output = (T, Option<Shown>)> {
+    SHOWN.scope(RefCell::new(None), handshake.map(|output| (output, SHOWN.with(RefCell::take))))
 }
 
 /// The usual verifier, which also notes for [`witness`] what it was shown, and does not let a clock

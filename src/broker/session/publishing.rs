@@ -96,7 +96,8 @@ impl Session {
             }
             Taken::Not(publish) => self.parked = Some(Box::new(Parked { publish, received })),
             Taken::NotRetained(publish) => {
-                return self.refuse_publish(&publish, Refusal::RetainedFull, Reason::QuotaExceeded);
+                let detail = publish.topic.clone();
+                return self.refuse_publish(&publish, Refusal::RetainedFull, Reason::QuotaExceeded, detail);
             }
         }
         Ok(())
