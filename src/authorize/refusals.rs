@@ -225,7 +225,7 @@ mod tests {
         let served = || async {
             let held = [0_u8; 1_000];
             std::future::pending::<()>().await;
-            drop(held);
+            assert_eq!(held.len(), 1_000);
         };
         let (bare, witnessed) = (size_of_val(&served()), size_of_val(&witness(served())));
         assert!(bare >= 1_000 && witnessed < bare + 100, "{witnessed} bytes for {bare}");

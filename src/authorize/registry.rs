@@ -22,6 +22,10 @@ pub use file::{Registry, RegistryError};
 /// The present form of the file.
 const VERSION: u32 = 1;
 
+/// Revocations are kept for so long after the end of their certificates, so that a clock which was set back a little
+/// does not let one in again.
+const FORGET_AFTER: time::Duration = time::Duration::days(30);
+
 /// All devices of the registry.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -66,7 +70,8 @@ pub struct RevokedCertificate {
     /// From when on: a device that is given a new one may have some time to take it up.
     #[serde(with = "time::serde::rfc3339")]
     pub revoked_at: OffsetDateTime,
-    /// When it would have expired; after that the revocation may be forgotten.
+    /// When it would have expired; some time after that the revocation is forgotten. `None`: it is kept for ever, as
+    /// that of a certificate of which only the serial number is known.
     #[serde(with = "time::serde::rfc3339::option", default, skip_serializing_if = "Option::is_none")]
     pub not_after: Option<OffsetDateTime>,
 }
@@ -129,6 +134,15 @@ impl Devices {
             known.revoked.retain(|revoked| revoked.revoked_at <= now);
         }
         (Arc::new(present), next)
+    }
+
+    /// Forgets the revocations of certificates that had expired 30 days before this time, which must be over for
+    /// certain: TLS refuses those, whatever the registry says.
+    pub fn forget_expired(&mut self, certainly_past: OffsetDateTime) {
+        let before = certainly_past - FORGET_AFTER;
+        for known in self.devices.values_mut() {
+            known.revoked.retain(|revoked| revoked.not_after.is_none_or(|end| end > before));
+        }
     }
 
     /// Forgets devices of which there is nothing to know.

@@ -158,6 +158,8 @@ pub(super) struct Place<'a> {
     pub port: u16,
     /// The time by which certificates are judged.
     pub now: OffsetDateTime,
+    /// A time that is over for certain, however wrong the clock is.
+    pub certainly_past: OffsetDateTime,
 }
 
 /// Runs a command.

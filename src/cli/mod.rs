@@ -159,11 +159,13 @@ fn run_device(config: &ConfigArg, command: &device::DeviceCommand) -> anyhow::Re
     let file = config.file();
     let config = config.load()?;
     let pki = device::open(command, &config, file.as_deref())?;
+    let clock = gateway::offline_clock(&config)?;
     let place = device::Place {
         pki: &pki,
         data_dir: &config.data_dir,
         port: config.listener.address.port(),
-        now: gateway::offline_clock(&config)?.trusted_now().into(),
+        now: clock.trusted_now().into(),
+        certainly_past: clock.certainly_past().into(),
     };
     device::run(command, &place, &mut std::io::stdout().lock())?;
     if let Some((change, device)) = command.change() {

@@ -115,3 +115,19 @@ fn hashes_do_not_print() {
         assert!(PasswordHash::of(bad).is_err());
     }
 }
+
+#[test]
+fn a_revocation_is_forgotten_when_its_certificate_has_long_expired() {
+    let now = OffsetDateTime::from_unix_timestamp(1_800_000_000).unwrap();
+    let days = time::Duration::days;
+    let mut devices = Devices::default();
+    let ends = [Some(now - days(31)), Some(now - days(29)), Some(now + days(1)), None];
+    for (serial, not_after) in ends.into_iter().enumerate() {
+        let certificate = CertificateId { issuer: "CN=CA".to_owned(), serial: serial.to_string() };
+        let revoked = RevokedCertificate { certificate, revoked_at: now - days(90), not_after };
+        devices.device_mut(&device("plug")).revoked.push(revoked);
+    }
+    devices.forget_expired(now);
+    let kept = devices.device(&device("plug")).unwrap().revoked.iter();
+    assert_eq!(kept.map(|it| it.certificate.serial.as_str()).collect::<Vec<_>>(), ["1", "2", "3"]);
+}

@@ -76,14 +76,14 @@ async fn silence_a_stop_and_new_rules_are_told_as_reasons() {
 #[tokio::test]
 async fn who_is_put_out_is_told_why() {
     let gateway = Gateway::start();
-    let revoke = |known: &mut Device| {
+    type Change = fn(&mut Device);
+    let revoke: Change = |known| {
         let (_, certificate) = peer(certified("plug")).certificate.expect("it has one");
         let revoked_at = time::OffsetDateTime::UNIX_EPOCH;
         known.revoked.push(RevokedCertificate { certificate, revoked_at, not_after: None });
     };
-    let changes: [(fn(&mut Device), &str); 2] =
-        [(revoke, "was revoked"), (|known| known.disabled = true, "plug is disabled")];
-    for (change, why) in changes {
+    let disable: Change = |known| known.disabled = true;
+    for (change, why) in [(revoke, "was revoked"), (disable, "plug is disabled")] {
         let mut plug = gateway.connect5("plug", "c", &[]).await;
         let mut lamp = gateway.connect5("lamp", "c", &[]).await;
         let mut devices = Devices::default();

@@ -108,7 +108,8 @@ fn of_ours(info: &CertificateInfo) -> Certificate {
     (info.id(), Some(info.not_after))
 }
 
-/// Writes down that these are revoked from `at` on, and returns of how many that is new.
+/// Writes down that these are revoked from `at` on, and returns of how many that is new. Those that were revoked and
+/// have long expired make room.
 fn record(
     name: &DeviceId,
     certificates: &[Certificate],
@@ -116,6 +117,7 @@ fn record(
     place: &Place,
 ) -> anyhow::Result<usize> {
     Registry::update(place.data_dir, |devices| {
+        devices.forget_expired(place.certainly_past);
         let revoked = &mut devices.device_mut(name).revoked;
         let mut new = 0;
         for (certificate, not_after) in certificates {

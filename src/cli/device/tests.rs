@@ -41,7 +41,8 @@ impl Scene {
     }
 
     fn place(&self) -> Place<'_> {
-        Place { pki: &self.pki, data_dir: self.dir.path(), port: 8883, now: OffsetDateTime::now_utc() }
+        let now = OffsetDateTime::now_utc();
+        Place { pki: &self.pki, data_dir: self.dir.path(), port: 8883, now, certainly_past: now }
     }
 
     fn run(&self, arguments: &[&str]) -> anyhow::Result<String> {
@@ -382,4 +383,19 @@ fn a_name_or_a_number_that_nobody_has_is_noted_and_taken_at_its_word() {
         assert_eq!(said.contains("Note: "), note.is_some(), "{said}");
         assert!(said.contains(note.unwrap_or_default()), "{said}");
     }
+}
+
+#[test]
+fn another_revocation_makes_the_registry_forget_those_of_certificates_that_are_long_gone() {
+    let scene = Scene::new();
+    for name in ["pump", "fan"] {
+        scene.run(&["add", name, "--out", &scene.path("out")]).unwrap();
+    }
+    scene.run(&["revoke", "pump"]).unwrap();
+    let mut place = scene.place();
+    place.certainly_past += time::Duration::days(365 * 100);
+    let fan = DeviceId::parse("fan").unwrap();
+    revocation::revoke(&fan, None, &place, &mut Vec::new()).unwrap();
+    assert!(revoked(&scene, "pump").is_empty());
+    assert_eq!(revoked(&scene, "fan").len(), 1);
 }
