@@ -137,7 +137,17 @@ tokio::task_local! {
     static WITNESSED: Cell<bool>;
 }
 
-/// Serves a connection, and tells besides whether anything was refused to it.
+impl Refusal {
+    /// What the peer sent is taken all the same, if only later or by some, or it is not the peer's fault that it is not.
+    fn is_mild(self) -> bool {
+        matches!(
+            self,
+            Self::TooFast | Self::PayloadUnfit | Self::RetainedFull | Self::WillLost | Self::NotReady
+        )
+    }
+}
+
+/// Serves a connection, and tells besides whether anything was refused to it; what is mild does not count.
 pub fn witness<T>(served: impl Future<Output = T>) -> impl Future<Output = (T, bool)> {
     // Not an `async fn`: it would hold what it is given three times, for as long as the connection lives.
     WITNESSED.scope(Cell::new(false), served.map(|output| (output, WITNESSED.with(Cell::get))))
@@ -176,8 +186,10 @@ impl Refusals {
     /// `detail`: what was wrong, for a maker to read; it may hold text of the peer's.
     pub fn record(&self, reason: Refusal, whom: Whom<'_>, detail: &str) {
         self.0.counts[reason as usize].fetch_add(1, Ordering::Relaxed);
-        // Outside of `witness` nobody asks.
-        WITNESSED.try_with(|refused| refused.set(true)).ok();
+        if !reason.is_mild() {
+            // Outside of `witness` nobody asks.
+            WITNESSED.try_with(|refused| refused.set(true)).ok();
+        }
         let Some(unlogged_before) = self.0.log.admit(&(whom.peer.to_canonical(), reason)) else { return };
         let start = |text: &str, chars| text.chars().take(chars).collect::<String>();
         let detail = start(detail, MAX_DETAIL_CHARS);
@@ -225,10 +237,19 @@ mod tests {
         let served = || async {
             let held = [0_u8; 1_000];
             std::future::pending::<()>().await;
-            assert_eq!(held.len(), 1_000);
+            held.len()
         };
         let (bare, witnessed) = (size_of_val(&served()), size_of_val(&witness(served())));
         assert!(bare >= 1_000 && witnessed < bare + 100, "{witnessed} bytes for {bare}");
+    }
+
+    #[test]
+    fn who_is_slowed_is_not_refused_anything() {
+        let refusals = Refusals::default();
+        for (reason, expected) in [(Refusal::TooFast, false), (Refusal::ProtocolViolation, true)] {
+            let served = async { refusals.record(reason, Whom::at(PEER), "") };
+            assert_eq!(witness(served).now_or_never(), Some(((), expected)), "{reason:?}");
+        }
     }
 
     #[test]

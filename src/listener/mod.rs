@@ -232,11 +232,11 @@ impl Guest {
             let Some((channel, certificate)) = let_in else { return };
             let device = certificate.as_ref().map(|(device, _)| device.clone());
             let Some(_seat) = self.entrance.0.bounds.seat(device.as_ref(), self.address.ip()) else {
-                return self.visit.refused(Refusal::TooManyConnectionsOfDevice);
+                return self.visit.ended(device.as_ref(), true);
             };
             let peer = Peer { certificate, address: self.address, door: way.door() };
             let ((), refused) = refusals::witness(serve(channel, peer, cancel)).await;
-            self.visit.served(device.as_ref(), refused);
+            self.visit.ended(device.as_ref(), refused);
         }
     }
 

@@ -5,9 +5,10 @@
 //!
 //! | a connection that ends within 5 s | points |
 //! |---|---|
-//! | was refused something, or never got past the door | 10 for its address |
-//! | was served, with a certificate | 10 for its device |
-//! | was served, without one | 1 for its address |
+//! | never got past the door | 10 for its address |
+//! | did, with a certificate | 10 for its device |
+//! | did, without one, and was refused something | 10 for its address |
+//! | did, without one | 1 for its address |
 //!
 //! Ten points a second are forgotten, and fifty are free. Beyond them whoever comes waits, twice as long for every ten
 //! points more, up to [`config::Limits::max_reconnect_delay`]: an address before its handshake, a device after
@@ -42,7 +43,7 @@ const DOUBLED_BY: f64 = 10.0;
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const REFUSED: f64 = 10.0;
 const SERVED: f64 = 1.0;
-const SERVED_DEVICE: f64 = 10.0;
+const LET_IN: f64 = 10.0;
 
 /// Who comes how fast. Cheap to clone.
 #[derive(Clone)]
@@ -133,14 +134,15 @@ impl Visit {
         }
     }
 
-    /// It was served. `refused`: something was refused to it.
-    pub(super) fn served(&self, device: Option<&DeviceId>, refused: bool) {
+    /// It got past the door, and has ended. `refused`: something was refused to it.
+    pub(super) fn ended(&self, device: Option<&DeviceId>, refused: bool) {
         if self.begun.elapsed() >= SHORT {
             return;
         }
         match device {
-            _ if refused => self.origin.temper.provoke(REFUSED),
-            Some(device) => self.pace.devices.of(device, Temper::is_calm).provoke(SERVED_DEVICE),
+            // Its neighbours behind the same router do not suffer from it.
+            Some(device) => self.pace.devices.of(device, Temper::is_calm).provoke(LET_IN),
+            None if refused => self.origin.temper.provoke(REFUSED),
             None => self.origin.temper.provoke(SERVED),
         }
     }
@@ -271,8 +273,10 @@ mod tests {
     async fn a_device_in_a_tight_loop_is_slowed_and_its_neighbours_at_the_same_address_are_not() {
         let pace = Pace::new(&config::Limits::default());
         let pump = device("pump");
-        let times = refusals_in_a_minute(&pace, |visit| visit.served(Some(&pump), false)).await;
-        assert!((30..=75).contains(&times), "{times} times");
+        for refused in [false, true] {
+            let times = refusals_in_a_minute(&pace, |visit| visit.ended(Some(&pump), refused)).await;
+            assert!((30..=75).contains(&times), "{times} times");
+        }
         let begin = Instant::now();
         let mut neighbour = pace.enter(HOME).unwrap();
         neighbour.approach().await;
@@ -291,7 +295,7 @@ mod tests {
                 visit.approach().await;
                 visit.greet(Some(&device)).await;
                 assert_eq!(begin.elapsed(), Duration::ZERO);
-                visit.served(Some(&device), false);
+                visit.ended(Some(&device), false);
             }
             tokio::time::sleep(Duration::from_secs(2)).await;
         }
@@ -318,7 +322,7 @@ mod tests {
         let pace = Pace::new(&config::Limits::default());
         let visits: Vec<_> = (0..1_000).map(|_| pace.enter(HOME).unwrap()).collect();
         tokio::time::sleep(SHORT).await;
-        visits.iter().for_each(|visit| visit.served(None, true));
+        visits.iter().for_each(|visit| visit.ended(None, true));
         let begin = Instant::now();
         pace.enter(HOME).unwrap().approach().await;
         assert_eq!(begin.elapsed(), Duration::ZERO);
