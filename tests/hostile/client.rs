@@ -88,6 +88,16 @@ impl Client {
         }
     }
 
+    /// So many bytes, whatever they mean.
+    pub(crate) fn take(&mut self, count: usize) -> io::Result<Vec<u8>> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.input.len() < count {
+            self.read(deadline)?;
+        }
+        let rest = self.input.split_off(count);
+        Ok(std::mem::replace(&mut self.input, rest))
+    }
+
     pub(crate) fn receive(&mut self) -> Received {
         self.try_receive().expect("a packet comes")
     }

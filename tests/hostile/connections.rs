@@ -10,7 +10,7 @@ use crate::packet::{DISCONNECT, Hello, VERSIONS, Version, publish};
 use crate::scene::Scene;
 
 /// Where those are who do not behave: another address than that of the others.
-const ABROAD: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 66);
+pub(crate) const ABROAD: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 66);
 
 #[test]
 fn a_flood_of_connections_from_one_address() {

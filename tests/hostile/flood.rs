@@ -150,7 +150,7 @@ fn hello(rng: &mut Rng, version: Version) -> Hello {
 }
 
 /// A packet that a client may send, in its turn or not.
-fn valid(rng: &mut Rng, version: Version) -> Vec<u8> {
+pub(crate) fn valid(rng: &mut Rng, version: Version) -> Vec<u8> {
     let id = 1 + (rng.next() % 200) as u16;
     match rng.next() % 20 {
         0..=9 => {
@@ -187,7 +187,7 @@ fn valid(rng: &mut Rng, version: Version) -> Vec<u8> {
 }
 
 /// Makes something else of a packet.
-fn break_rules(rng: &mut Rng, version: Version, bytes: &mut Vec<u8>) {
+pub(crate) fn break_rules(rng: &mut Rng, version: Version, bytes: &mut Vec<u8>) {
     match rng.next() % 9 {
         0 => mutate(rng, bytes),
         1 => (0..5).for_each(|_| mutate(rng, bytes)),

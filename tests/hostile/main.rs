@@ -13,5 +13,6 @@ mod scene;
 
 mod connections;
 mod deadly;
+mod doors;
 mod flood;
 mod greedy;
