@@ -16,13 +16,12 @@ use std::sync::Arc;
 use super::history::{Digest, SharedHistory};
 use super::message::Message;
 use super::outbox::{Depot, Mailbox, Parcel, Phase};
-use super::record::{Decoder, Encoder};
 use super::registry::{Ended, SessionKey};
 use super::subscriptions::{Filter, Identifiers, Options, Subscription};
 use super::will;
 use super::wire::Will;
 use crate::authorize::{Identity, IdentityKind};
-use crate::buffer::{Buffer, Change, Closed, RecordKey, Table};
+use crate::buffer::{Buffer, Change, Closed, Decoder, Encoder, RecordKey, Table};
 use crate::message::{DeviceId, Stamp};
 
 fn session_key(session: u64) -> RecordKey {

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::record::{Decoder, Encoder};
 use super::wire::Properties;
 use crate::authorize::Identity;
+use crate::buffer::{Decoder, Encoder};
 use crate::clock::Clock;
 use crate::message::{Qos, Stamp};
 

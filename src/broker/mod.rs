@@ -58,7 +58,6 @@ mod outbox;
 mod pace;
 mod payload;
 mod publisher;
-mod record;
 mod registry;
 mod retained;
 mod routes;

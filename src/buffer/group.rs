@@ -73,6 +73,8 @@ pub(super) struct Group {
     /// When the first came that somebody, or nobody, waits for.
     pub(super) waited_since: Option<Instant>,
     pub(super) unwaited_since: Option<Instant>,
+    /// It waits for nothing more.
+    pub(super) is_urgent: bool,
 }
 
 impl Group {
@@ -90,6 +92,7 @@ impl Group {
             waiters: Vec::new(),
             waited_since: None,
             unwaited_since: None,
+            is_urgent: false,
         }
     }
 
@@ -192,5 +195,6 @@ impl Group {
         self.change_bytes = 0;
         self.waited_since = None;
         self.unwaited_since = None;
+        self.is_urgent = false;
     }
 }

@@ -143,9 +143,10 @@ impl Intake {
             open.waiters.push(Arc::clone(&ticket.waiter));
         }
         // The thread must hear of a new deadline and of a full group, and of nothing else.
-        let mut news = open.is_full() && !was_full;
+        let mut news = open.is_full() && !was_full || wait == Wait::Now && !open.is_urgent;
+        open.is_urgent |= wait == Wait::Now;
         let since = match wait {
-            Wait::ForAck => &mut open.waited_since,
+            Wait::Now | Wait::ForAck => &mut open.waited_since,
             Wait::Nobody => &mut open.unwaited_since,
         };
         if since.is_none() {
@@ -188,9 +189,9 @@ impl Intake {
         }
     }
 
-    /// When the open group must be closed; in the past if it is full.
+    /// When the open group must be closed; in the past if it is full or urgent.
     fn due(&self, open: &Group) -> Option<Instant> {
-        if open.is_full() {
+        if open.is_full() || open.is_urgent {
             return open.waited_since.or(open.unwaited_since);
         }
         let waited = open.waited_since.map(|since| since + self.ack_delay);

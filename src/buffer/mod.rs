@@ -73,6 +73,7 @@ mod space;
 mod store;
 mod survivors;
 mod thread;
+mod value;
 mod watchdog;
 mod writer;
 
@@ -99,6 +100,7 @@ use tokio::sync::oneshot;
 pub use self::reader::Reader;
 pub use self::record::{RecordKey, Table};
 use self::thread::{Command, Hub};
+pub(crate) use self::value::{Decoder, Encoder};
 pub use self::watchdog::Stuck;
 pub use self::writer::Writer;
 use crate::config;
@@ -293,6 +295,8 @@ pub enum Change {
 /// Whether somebody waits for the ack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
+    /// Yes, and it cannot wait for company: the group closes at once. Each costs a commit of its own.
+    Now,
     /// Yes: the group closes when this is `ack_delay` old.
     ForAck,
     /// No (QoS 0, and what need not be undone): the group may stay open until this is `qos0_window` old.

@@ -24,6 +24,8 @@ const OVERHEAD: usize = 96;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Table {
+    /// Commands for devices.
+    Command = b'c',
     /// Sessions that outlive their connection.
     Session = b's',
     /// Messages that wait for such a session.

@@ -15,9 +15,8 @@ use std::sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use self::topics::Topics;
 use super::message::{Message, Remaining};
-use super::record::{Decoder, Encoder};
 use crate::authorize::refusals::Refusal;
-use crate::buffer::{Change, RecordKey, Table};
+use crate::buffer::{Change, Decoder, Encoder, RecordKey, Table};
 use crate::clock::Clock;
 use crate::config;
 use crate::message::{Topic, TopicFilter};

@@ -11,8 +11,8 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::message::{decode_properties, encode_properties, properties_cost};
-use super::record::{Decoder, Encoder};
 use super::wire::Will;
+use crate::buffer::{Decoder, Encoder};
 use crate::message::Topic;
 
 /// Bytes of all wills that wait. One more is published without its delay.
