@@ -4,6 +4,7 @@
 //! Settings come from a TOML file and from variables such as `TAMPU_LISTENER__ADDRESS`, which win.
 
 mod access;
+mod commands;
 mod listener;
 mod parse;
 mod secret;
@@ -120,7 +121,7 @@ fn unreadable(file: &Path, error: &std::io::Error) -> Invalid {
 
 /// A variable with one underscore where two divide the table from the key: it would be passed over.
 fn half_written(name: &str) -> Option<Problem> {
-    const TABLES: [&str; 13] = [
+    const TABLES: [&str; 14] = [
         "GATEWAY",
         "LOG",
         "PKI",
@@ -130,6 +131,7 @@ fn half_written(name: &str) -> Option<Problem> {
         "LIMITS",
         "SESSIONS",
         "RETAINED",
+        "COMMANDS",
         "ACCESS",
         "ANONYMOUS",
         "BUFFER",

@@ -8,6 +8,7 @@ use figment::Figment;
 use figment::value::{Dict, Value};
 
 use super::access::{DoorSettings, access, device_match};
+use super::commands::commands;
 use super::listener::{limits, listener, plain, websocket};
 use super::sessions::{retained, sessions};
 use super::sinks::sinks;
@@ -61,6 +62,7 @@ pub(super) fn config(figment: &Figment) -> Result<(Config, Vec<Problem>), Invali
     let access = access(&mut root, &doors);
     let sessions = sessions(root.table("sessions"));
     let retained = retained(root.table("retained"));
+    let commands = commands(root.table("commands"));
     let streams = streams(&mut root);
     let buffer = buffer(root.table("buffer"));
     let clock = clock(root.table("clock"));
@@ -78,6 +80,7 @@ pub(super) fn config(figment: &Figment) -> Result<(Config, Vec<Problem>), Invali
         limits,
         sessions,
         retained,
+        commands,
         access,
         streams,
         buffer,

@@ -1,6 +1,7 @@
 //! The settings as the program uses them, one struct a module, with their defaults.
 
 mod access;
+mod commands;
 mod listener;
 mod retained;
 mod sessions;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use access::*;
+pub use commands::*;
 pub use listener::*;
 pub use retained::*;
 pub use sessions::*;
@@ -44,6 +46,8 @@ pub struct Config {
     pub sessions: Sessions,
     /// What is kept for those who subscribe later.
     pub retained: Retained,
+    /// Commands for devices.
+    pub commands: Commands,
     /// Who may do what.
     pub access: Access,
     /// Which publishes are readings.
