@@ -29,6 +29,8 @@ pub mod authorize;
 
 pub mod broker;
 
+pub mod relay;
+
 pub mod buffer;
 
 pub mod forwarder;

@@ -17,11 +17,12 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("audit", &["message", "config", "clock"]),
     ("authorize", &["message", "config", "clock", "pki", "audit"]),
     ("buffer", &["message", "config"]),
-    ("broker", &["message", "config", "clock", "tasks", "authorize", "buffer"]),
+    ("relay", &["message", "config", "clock", "tasks", "buffer", "sink"]),
+    ("broker", &["message", "config", "clock", "tasks", "authorize", "buffer", "relay"]),
     ("listener", &["message", "config", "clock", "tasks", "pki", "authorize", "broker"]),
     ("sink", &["message", "config", "clock"]),
     ("forwarder", &["message", "config", "clock", "tasks", "buffer", "sink"]),
-    ("api", &["message", "clock", "buffer", "forwarder", "broker"]),
+    ("api", &["message", "clock", "buffer", "forwarder", "broker", "relay"]),
 ];
 
 /// The wiring and what stands on it may import anything.

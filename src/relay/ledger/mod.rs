@@ -1,0 +1,596 @@
+//! Every command, on disk and in memory.
+//!
+//! A change is made in memory and submitted to the buffer under one lock, so that what is on disk follows the same
+//! order. What the buffer has no room for is submitted again with the next change, or by [`Ledger::sweep`].
+//!
+//! # How long a command is good
+//!
+//! That is counted on the boot clock. Across a reboot the wall clock tells, if it was right (or was corrected) when
+//! the command was accepted and is right now. As long as nobody knows, the command is held: it is never sent late.
+
+mod book;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+
+use tokio::sync::Notify;
+
+use self::book::{Age, Book, Now, Plan};
+use super::command::{NewCommand, SharedCommand, Source, State};
+use super::record;
+use crate::buffer::{Buffer, Change, Closed, Mark, SubmitError, Table, Wait, Writer};
+use crate::clock::{Clock, Resolved, TimeQuality};
+use crate::config;
+use crate::message::{BootId, CommandId, DeviceId, Qos, Stamp};
+
+/// The ledger. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Ledger(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    desk: Mutex<Desk>,
+    /// Open commands that wait for a reply: asked with every publish.
+    awaited: AtomicUsize,
+    /// The buffer had no room: when that is over, devices are to be called.
+    is_starved: AtomicBool,
+    /// Something from before this boot may wait until the clock is right.
+    awaits_clock: AtomicBool,
+    postman: OnceLock<Box<dyn Postman>>,
+    news: Notify,
+    settings: config::Commands,
+    buffer: Buffer,
+    clock: Clock,
+    boot: BootId,
+}
+
+#[derive(Debug)]
+struct Desk {
+    book: Book,
+    writer: Writer,
+}
+
+/// Who brings commands to devices: the broker.
+pub trait Postman: std::fmt::Debug + Send + Sync {
+    /// There may be something for this device. Called without any lock.
+    fn ring(&self, device: &DeviceId);
+
+    /// Why this command could never reach its device, or never be answered, if that is so.
+    fn objection(&self, new: &NewCommand) -> Option<String>;
+}
+
+/// What became of a command that was accepted. It is on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Accepted {
+    /// It is new.
+    New(SharedCommand),
+    /// It was accepted, or refused, before: its source has sent the same reference again.
+    Known(SharedCommand),
+}
+
+impl Accepted {
+    /// The command.
+    #[must_use]
+    pub fn command(&self) -> &SharedCommand {
+        match self {
+            Self::New(command) | Self::Known(command) => command,
+        }
+    }
+}
+
+/// Why a command was not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotAccepted {
+    /// It is refused for good: this says why, and is kept like others.
+    #[error("refused: {}", .0.reason.as_deref().unwrap_or_default())]
+    Refused(SharedCommand),
+    /// The disk takes nothing now. Only [`Ledger::accept_now`] says that.
+    #[error("there is no room on disk")]
+    NoRoom,
+    /// The gateway is ending.
+    #[error("the gateway is ending")]
+    Closed,
+}
+
+/// Why a command was not taken back.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotCancelled {
+    /// There is none with this id, or it was forgotten.
+    #[error("there is no such command")]
+    Unknown,
+    /// It is on its way to the device.
+    #[error("it was sent already")]
+    Sent(SharedCommand),
+    /// It has an end.
+    #[error("it is {} already", .0.state.as_str())]
+    Ended(SharedCommand),
+    /// The gateway is ending.
+    #[error("the gateway is ending")]
+    Closed,
+}
+
+/// Why a session gives a command back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Undelivered {
+    /// The session ended before it was written to the connection.
+    Unwritten,
+    /// It was written, and the session ended before the device acknowledged it.
+    Unconfirmed,
+    /// It is larger than the client takes.
+    TooLarge,
+    /// The client may not receive from this topic any more.
+    Forbidden,
+    /// The client has refused it, with this reason.
+    Refused(String),
+}
+
+/// A command that a session has now.
+#[derive(Debug, Clone)]
+pub struct Handover {
+    /// As it is now.
+    pub command: SharedCommand,
+    /// It is on disk that it was sent, when the buffer is here.
+    pub mark: Mark,
+}
+
+/// Which commands are wanted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// For this device.
+    pub device: Option<DeviceId>,
+    /// In this state.
+    pub state: Option<State>,
+    /// Of this kind of source.
+    pub source: Option<Source>,
+    /// Of the source with this name.
+    pub source_name: Option<Box<str>>,
+}
+
+impl Wanted {
+    fn fits(&self, command: &super::Command) -> bool {
+        self.device.as_ref().is_none_or(|device| *device == command.device)
+            && self.state.is_none_or(|state| state == command.state)
+            && self.source.is_none_or(|source| source == command.origin.source)
+            && self.source_name.as_ref().is_none_or(|name| *name == command.origin.name)
+    }
+}
+
+/// Some commands, the newest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// These.
+    pub commands: Vec<SharedCommand>,
+    /// After which the next page begins; `None`: this is the last.
+    pub next: Option<CommandId>,
+}
+
+/// What there is, and what came of it since the start.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Figures {
+    /// Waiting for their device.
+    pub queued: u64,
+    /// On their way.
+    pub sent: u64,
+    /// Acknowledged, and waiting for their reply.
+    pub acked: u64,
+    /// All that are kept, those with an end among them.
+    pub kept: u64,
+    /// Bytes of memory that they take.
+    pub bytes: u64,
+    /// Accepted since the start.
+    pub accepted: u64,
+    /// Done since the start.
+    pub done: u64,
+    /// Failed since the start.
+    pub failed: u64,
+    /// Expired since the start.
+    pub expired: u64,
+    /// Refused since the start.
+    pub refused: u64,
+    /// Cancelled or replaced since the start.
+    pub cancelled: u64,
+    /// Records that cannot be read: damaged, or of another version of the program. They are left alone.
+    pub unreadable: u64,
+}
+
+/// A command that is on its way to disk. When its acceptor is gone before that, it is on its way all the same.
+struct Releasing<'a> {
+    ledger: &'a Ledger,
+    command: &'a SharedCommand,
+}
+
+impl Drop for Releasing<'_> {
+    fn drop(&mut self) {
+        self.ledger.desk().book.release(self.command.number);
+        self.ledger.ring(&self.command.device);
+    }
+}
+
+impl Ledger {
+    /// Reads what an earlier process had. Waits until the store is open.
+    ///
+    /// # Errors
+    /// [`Closed`] when the buffer has ended.
+    pub async fn open(buffer: &Buffer, clock: Clock, settings: &config::Commands) -> Result<Self, Closed> {
+        let mut book = Book::new(settings.clone());
+        book.restore(buffer.records(Table::Command).await?);
+        let unreadable = book.figures().unreadable;
+        if unreadable > 0 {
+            tracing::warn!(records = unreadable, "records of commands that cannot be read are left alone");
+        }
+        let desk = Desk { book, writer: buffer.writer() };
+        let ledger = Self(Arc::new(Inner {
+            awaited: AtomicUsize::new(desk.book.awaited()),
+            desk: Mutex::new(desk),
+            is_starved: AtomicBool::new(false),
+            awaits_clock: AtomicBool::new(true),
+            postman: OnceLock::new(),
+            news: Notify::new(),
+            settings: settings.clone(),
+            buffer: buffer.clone(),
+            boot: clock.stamp().boot,
+            clock,
+        }));
+        ledger.sweep();
+        Ok(ledger)
+    }
+
+    /// Who brings commands to devices. There is one, and it is told once.
+    pub fn deliver_by(&self, postman: Box<dyn Postman>) {
+        if self.0.postman.set(postman).is_err() {
+            tracing::debug!("there is somebody who brings commands to devices");
+        }
+    }
+
+    /// Its bounds, and how long a command is good for that does not say it.
+    #[must_use]
+    pub fn settings(&self) -> &config::Commands {
+        &self.0.settings
+    }
+
+    /// The clock that its times are read with.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    // For sources.
+
+    /// Accepts a command. When this resolves it is on disk; only then a device is given it.
+    /// Cancelled while it waits for the disk, the command may have been accepted all the same.
+    ///
+    /// # Errors
+    /// When it is refused, which is on disk as well; or the gateway ends.
+    pub async fn accept(&self, new: NewCommand) -> Result<Accepted, NotAccepted> {
+        let mut writer = self.0.buffer.writer();
+        let until_durable = async |writer: &Writer, mark| {
+            writer.until_durable(mark).await.map_err(|Closed| NotAccepted::Closed)
+        };
+        loop {
+            match self.admit(new.clone(), &mut writer, true) {
+                Ok(Admitted::Known(command, mark)) => {
+                    until_durable(&writer, mark).await?;
+                    return Ok(Accepted::Known(command));
+                }
+                Ok(Admitted::New(command, mark)) => {
+                    let releasing = Releasing { ledger: self, command: &command };
+                    let written = until_durable(&writer, mark).await;
+                    drop(releasing);
+                    written?;
+                    return answer(command);
+                }
+                Err(SubmitError::Full) => writer.room().await,
+                Err(SubmitError::Closed) => return Err(NotAccepted::Closed),
+            }
+        }
+    }
+
+    /// Accepts a command without waiting for the disk: a device may be given it before it is there. For sources that
+    /// are asked nothing and repeat nothing, such as rules.
+    ///
+    /// # Errors
+    /// When it is refused, or there is no room on disk, or the gateway ends.
+    pub fn accept_now(&self, new: NewCommand) -> Result<Accepted, NotAccepted> {
+        match self.admit(new, &mut self.0.buffer.writer(), false) {
+            Ok(Admitted::Known(command, _)) => Ok(Accepted::Known(command)),
+            Ok(Admitted::New(command, _)) => {
+                self.ring(&command.device);
+                answer(command)
+            }
+            Err(SubmitError::Full) => Err(NotAccepted::NoRoom),
+            Err(SubmitError::Closed) => Err(NotAccepted::Closed),
+        }
+    }
+
+    fn admit(&self, new: NewCommand, writer: &mut Writer, withheld: bool) -> Result<Admitted, SubmitError> {
+        // Asked without the lock: it may look at much.
+        let objection = self.0.postman.get().and_then(|postman| postman.objection(&new));
+        self.with_now(|now| {
+            let mut desk = self.desk();
+            let planned = match desk.book.plan(new, objection, now) {
+                Plan::Known(command, mark) => return Ok(Admitted::Known(command, mark)),
+                Plan::Keep(planned) => planned,
+            };
+            let wait = if withheld { Wait::Now } else { Wait::ForAck };
+            let mark = writer.submit(None, planned.changes(), wait)?.mark;
+            let command = desk.book.carry_out(*planned, withheld, mark);
+            self.settle(desk, Wait::Nobody);
+            Ok(Admitted::New(command, mark))
+        })
+    }
+
+    /// Takes a command back that was not sent yet. On disk when this resolves.
+    ///
+    /// # Errors
+    /// When there is none, or it is too late, or the gateway ends.
+    pub async fn cancel(&self, id: CommandId) -> Result<SharedCommand, NotCancelled> {
+        let cancelled = self.with_now(|now| {
+            let mut desk = self.desk();
+            let cancelled = desk.book.cancel(id, now)?;
+            self.settle(desk, Wait::ForAck);
+            Ok(cancelled)
+        })?;
+        self.until_saved().await.map_err(|Closed| NotCancelled::Closed)?;
+        Ok(cancelled)
+    }
+
+    /// A command, as it is now.
+    #[must_use]
+    pub fn get(&self, id: CommandId) -> Option<SharedCommand> {
+        self.desk().book.get(id).cloned()
+    }
+
+    /// Commands, the newest first, beginning after `after`. Nothing is after one that is not known.
+    #[must_use]
+    pub fn list(&self, wanted: &Wanted, after: Option<CommandId>, limit: usize) -> Page {
+        self.desk().book.list(wanted, after, limit)
+    }
+
+    /// Resolves when a command is in another state than `state`, or is not known any more. Cancel-safe.
+    pub async fn leaves(&self, id: CommandId, state: State) -> Option<SharedCommand> {
+        self.until(id, |present| present != state).await
+    }
+
+    /// Resolves when a command has an end, or is not known any more. Cancel-safe.
+    pub async fn ended(&self, id: CommandId) -> Option<SharedCommand> {
+        self.until(id, State::is_final).await
+    }
+
+    async fn until(&self, id: CommandId, is_it: impl Fn(State) -> bool) -> Option<SharedCommand> {
+        loop {
+            let waiter = {
+                let mut desk = self.desk();
+                let command = desk.book.get(id)?;
+                if is_it(command.state) {
+                    return Some(Arc::clone(command));
+                }
+                desk.book.waiter(id)?
+            };
+            let mut notified = std::pin::pin!(waiter.notified());
+            // It may have changed since the lock was given back.
+            notified.as_mut().enable();
+            let is_there = self.get(id).is_some_and(|command| !is_it(command.state));
+            if is_there {
+                notified.await;
+            }
+        }
+    }
+
+    /// Resolves when a source with this name has commands whose state it was not told. Cancel-safe.
+    pub async fn changed(&self, source: Source, name: &str) {
+        loop {
+            let mut notified = std::pin::pin!(self.0.news.notified());
+            notified.as_mut().enable();
+            if !self.unreported(source, name, 1).is_empty() {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    /// Commands whose present state their source was not told, in the order of acceptance.
+    #[must_use]
+    pub fn unreported(&self, source: Source, name: &str, limit: usize) -> Vec<SharedCommand> {
+        self.desk().book.unreported(source, name, limit)
+    }
+
+    /// The source of a command knows that it came to this state. On disk when this resolves.
+    ///
+    /// # Errors
+    /// [`Closed`] when the gateway ends.
+    pub async fn reported(&self, id: CommandId, state: State) -> Result<(), Closed> {
+        let mut desk = self.desk();
+        desk.book.reported(id, state);
+        self.settle(desk, Wait::ForAck);
+        self.until_saved().await
+    }
+
+    /// What there is, and what came of it.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        self.desk().book.figures()
+    }
+
+    // For who brings commands to devices.
+
+    /// What may be given to a device now, in the order of acceptance; a few.
+    #[must_use]
+    pub fn waiting(&self, device: &DeviceId) -> Vec<SharedCommand> {
+        self.with_now(|now| self.desk().book.waiting(device, now))
+    }
+
+    /// A session takes a command, to send it with this quality of service. `None`: it is too late for that, or there
+    /// is no room on disk to keep it.
+    #[must_use]
+    pub fn hand_over(&self, id: CommandId, granted: Qos) -> Option<Handover> {
+        self.with_now(|now| {
+            let mut desk = self.desk();
+            let Desk { book, writer } = &mut *desk;
+            let command = book.handed_over(id, granted, now)?;
+            let change = Change::Put(record::key(id), record::encode(&command));
+            let wait = if granted == Qos::AtLeastOnce { Wait::Nobody } else { Wait::Now };
+            match writer.submit(None, vec![change], wait) {
+                Ok(receipt) => {
+                    book.replace(command, receipt.mark);
+                    let command = Arc::clone(book.get(id)?);
+                    self.settle(desk, Wait::Nobody);
+                    Some(Handover { command, mark: receipt.mark })
+                }
+                Err(_) => {
+                    self.0.is_starved.store(true, Ordering::Relaxed);
+                    None
+                }
+            }
+        })
+    }
+
+    /// Whether a session may write a command that it has, for the first time or again.
+    #[must_use]
+    pub fn may_be_sent(&self, id: CommandId) -> bool {
+        self.with_now(|now| self.desk().book.may_be_sent(id, now))
+    }
+
+    /// A command was written with QoS 0.
+    pub fn written(&self, id: CommandId) {
+        self.update(Wait::ForAck, |book, now| book.written(id, now));
+    }
+
+    /// The device has acknowledged a command.
+    pub fn acked(&self, id: CommandId) {
+        self.update(Wait::ForAck, |book, now| book.acked(id, now));
+    }
+
+    /// A session gives a command back. If it waits again, the device is called for it.
+    pub fn undelivered(&self, id: CommandId, why: &Undelivered) {
+        self.update(Wait::ForAck, |book, now| book.undelivered(id, why, now));
+        if let Some(command) = self.get(id).filter(|command| command.state == State::Queued) {
+            self.ring(&command.device);
+        }
+    }
+
+    /// Whether any reply is waited for, of whatever device. It costs next to nothing to ask.
+    #[must_use]
+    pub fn awaits_replies(&self) -> bool {
+        self.0.awaited.load(Ordering::Acquire) > 0
+    }
+
+    /// A device has published something. If that answers a command, the end of it is submitted to the buffer now,
+    /// and so before what is submitted next. Says which command that was.
+    pub fn replied(
+        &self,
+        device: &DeviceId,
+        topic: &str,
+        correlation: Option<&[u8]>,
+        payload: &[u8],
+    ) -> Option<CommandId> {
+        self.update(Wait::ForAck, |book, now| book.replied(device, topic, correlation, payload, now))
+    }
+
+    /// Sessions that were kept have these commands from before, with this quality of service. All others that were
+    /// sent by an earlier process are nobody's now. To be called once, before [`Ledger::hand_over`].
+    pub fn restored(&self, claimed: &[(CommandId, Qos)]) {
+        self.update(Wait::Nobody, |book, now| {
+            claimed.iter().for_each(|(id, granted)| book.claim(*id, *granted, now));
+            book.return_unclaimed(&claimed.iter().map(|(id, _)| *id).collect::<BTreeSet<_>>(), now);
+        });
+    }
+
+    /// Ends what is over, forgets what has ended long ago, and saves what there was no room for. To be called every
+    /// second or so.
+    pub fn sweep(&self) {
+        // Before it is tried again.
+        let was_starved = self.0.is_starved.swap(false, Ordering::Relaxed);
+        self.update(Wait::Nobody, |book, now| book.sweep(now));
+        let knows_times =
+            self.0.clock.is_synchronized() && self.0.awaits_clock.swap(false, Ordering::Relaxed);
+        if was_starved || knows_times {
+            let expecting = self.desk().book.expecting();
+            expecting.iter().for_each(|device| self.ring(device));
+        }
+    }
+
+    fn update<T>(&self, wait: Wait, work: impl FnOnce(&mut Book, &Now<'_>) -> T) -> T {
+        self.with_now(|now| {
+            let mut desk = self.desk();
+            let result = work(&mut desk.book, now);
+            self.settle(desk, wait);
+            result
+        })
+    }
+
+    /// Submits what has changed. What there is no room for stays to be submitted.
+    fn settle(&self, mut desk: MutexGuard<'_, Desk>, wait: Wait) {
+        let Desk { book, writer } = &mut *desk;
+        if let Err(SubmitError::Full) = save(book, writer, wait) {
+            self.0.is_starved.store(true, Ordering::Relaxed);
+        }
+        self.0.awaited.store(desk.book.awaited(), Ordering::Release);
+        drop(desk);
+        self.0.news.notify_waiters();
+    }
+
+    /// Resolves when everything that has changed so far is on disk.
+    async fn until_saved(&self) -> Result<(), Closed> {
+        let mut writer = self.0.buffer.writer();
+        loop {
+            let saved = save(&mut self.desk().book, &mut writer, Wait::ForAck);
+            match saved {
+                Ok(mark) => return writer.until_durable(mark).await,
+                Err(SubmitError::Full) => writer.room().await,
+                Err(SubmitError::Closed) => return Err(Closed),
+            }
+        }
+    }
+
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.0.desk.lock().expect("no panic under this lock")
+    }
+
+    fn ring(&self, device: &DeviceId) {
+        if let Some(postman) = self.0.postman.get() {
+            postman.ring(device);
+        }
+    }
+
+    fn with_now<T>(&self, work: impl FnOnce(&Now<'_>) -> T) -> T {
+        work(&Now { at: self.0.clock.stamp(), age: &|stamp| self.age(stamp) })
+    }
+
+    fn age(&self, stamp: &Stamp) -> Age {
+        let clock = &self.0.clock;
+        let is_sure = |resolved| {
+            matches!(resolved, Resolved::At(_, TimeQuality::Synchronized | TimeQuality::Corrected))
+        };
+        let age = clock.age(stamp);
+        match stamp.boot == self.0.boot || clock.is_synchronized() && is_sure(clock.resolve(stamp)) {
+            true => Age::Known(age),
+            false => Age::AtLeast(age),
+        }
+    }
+}
+
+/// A command that was taken in, queued or refused.
+enum Admitted {
+    Known(SharedCommand, Mark),
+    New(SharedCommand, Mark),
+}
+
+/// What its source is told.
+fn answer(command: SharedCommand) -> Result<Accepted, NotAccepted> {
+    match command.state {
+        State::Refused => Err(NotAccepted::Refused(command)),
+        _ => Ok(Accepted::New(command)),
+    }
+}
+
+/// Submits what has changed. All changes so far are on disk at the mark.
+fn save(book: &mut Book, writer: &mut Writer, wait: Wait) -> Result<Mark, SubmitError> {
+    let changes = book.unsaved();
+    if !changes.is_empty() {
+        book.saved_at(writer.submit(None, changes, wait)?.mark);
+    }
+    Ok(book.last_mark())
+}
