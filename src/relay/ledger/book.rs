@@ -493,7 +493,7 @@ impl Book {
             }
         }
         self.sweeps = self.sweeps.wrapping_add(1);
-        if self.sweeps % 64 == 0 {
+        if self.sweeps.is_multiple_of(64) {
             let keep = self.settings.keep_finished;
             let is_old = |number: &&u64| now.is_past(self.entries[*number].command.since(), keep);
             let old: Vec<u64> = self.finished.iter().filter(is_old).copied().collect();

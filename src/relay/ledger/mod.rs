@@ -402,9 +402,7 @@ impl Ledger {
     /// # Errors
     /// [`Closed`] when the gateway ends.
     pub async fn reported(&self, id: CommandId, state: State) -> Result<(), Closed> {
-        let mut desk = self.desk();
-        desk.book.reported(id, state);
-        self.settle(desk, Wait::ForAck);
+        self.update(Wait::Nobody, |book, _| book.reported(id, state));
         self.until_saved().await
     }
 

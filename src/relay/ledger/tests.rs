@@ -385,10 +385,8 @@ async fn a_source_hears_of_what_it_was_not_told_and_of_nothing_twice() {
     ledger.reported(command.id, State::Queued).await.unwrap();
     assert_eq!(ledger.unreported(Source::Supabase, "cloud", 9), []);
 
-    let changed = ledger.clone();
-    let changed = tokio::spawn(async move { changed.changed(Source::Supabase, "cloud").await });
-    ledger.hand_over(command.id, Qos::AtLeastOnce).unwrap();
-    changed.await.unwrap();
+    let hand_over = async { ledger.hand_over(command.id, Qos::AtLeastOnce).unwrap() };
+    tokio::join!(ledger.changed(Source::Supabase, "cloud"), hand_over);
     ledger.acked(command.id);
     ledger.reported(command.id, State::Sent).await.unwrap();
     assert_eq!(ledger.unreported(Source::Supabase, "cloud", 9)[0].state, State::Done);
@@ -404,13 +402,13 @@ async fn who_waits_for_the_end_of_a_command_hears_of_it() {
     let dir = tempfile::tempdir().unwrap();
     let (ledger, _buffer) = open(dir.path()).await;
     let command = accept(&ledger, new_command("on")).await;
-    let waiting = ledger.clone();
-    let id = command.id;
-    let waiting = tokio::spawn(async move { waiting.ended(id).await });
-    ledger.hand_over(command.id, Qos::AtLeastOnce).unwrap();
-    assert_eq!(ledger.leaves(command.id, State::Queued).await.unwrap().state, State::Sent);
-    ledger.acked(command.id);
-    assert_eq!(waiting.await.unwrap().unwrap().state, State::Done);
+    let go = async {
+        ledger.hand_over(command.id, Qos::AtLeastOnce).unwrap();
+        assert_eq!(ledger.leaves(command.id, State::Queued).await.unwrap().state, State::Sent);
+        ledger.acked(command.id);
+    };
+    let (ended, ()) = tokio::join!(ledger.ended(command.id), go);
+    assert_eq!(ended.unwrap().state, State::Done);
     assert_eq!(ledger.ended(CommandId::generate(1)).await, None);
 }
 
