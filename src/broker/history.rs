@@ -62,8 +62,6 @@ pub(super) struct Original {
 struct Received {
     original: Original,
     digest: Digest,
-    /// An earlier process has taken it: its record may be one that damage to the store has brought back.
-    restored: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -131,13 +129,10 @@ impl History {
     }
 
     /// What a QoS 2 publish repeats that is not released yet: one with its packet identifier, topic and payload.
-    ///
-    /// Without DUP, it repeats nothing that an earlier process has taken: over a new connection a client sends
-    /// nothing again without it (MQTT-3.3.1-1), and sensors often say the same twice.
+    /// DUP says nothing: clients send again without it (eclipse-paho/paho.mqtt.golang#487).
     pub(super) fn repeated(&self, publish: &Publish) -> Option<Original> {
         let received = self.received.get(&publish.packet_id)?;
-        let may_repeat = publish.dup || !received.restored;
-        (may_repeat && received.digest == Digest::of(publish)).then_some(received.original)
+        (received.digest == Digest::of(publish)).then_some(received.original)
     }
 
     /// Whether a QoS 2 publish with this packet identifier is not released yet.
@@ -153,7 +148,7 @@ impl History {
     /// A QoS 2 publish was taken: until it is released, its identifier stands for it (MQTT-4.3.3-2).
     pub(super) fn receive(&mut self, fingerprint: &Fingerprint, original: Original) {
         let Fingerprint { packet_id, digest, .. } = *fingerprint;
-        self.received.insert(packet_id, Received { original, digest, restored: false });
+        self.received.insert(packet_id, Received { original, digest });
     }
 
     /// Returns whether there was such a publish.
@@ -163,7 +158,7 @@ impl History {
 
     /// An earlier process has taken it.
     pub(super) fn restore(&mut self, packet_id: u16, digest: Digest) {
-        self.received.insert(packet_id, Received { original: Original::default(), digest, restored: true });
+        self.received.insert(packet_id, Received { original: Original::default(), digest });
     }
 
     /// The session has ended. What is not released is given back.

@@ -88,12 +88,12 @@ async fn another_publish_under_the_identifier_of_one_that_was_not_released_is_ta
     let mut plug = after.connect_kept("plug", "c", true).await;
     for (accepted, publish) in [
         (1, dup(publish2("plug/reading", 7, "1"))),
-        // The reading after it is often the same.
-        (2, publish2("plug/reading", 7, "1")),
-        (3, publish2("plug/reading", 7, "2")),
-        (3, dup(publish2("plug/reading", 7, "2"))),
-        (4, dup(publish2("plug/reading", 7, "3"))),
-        (4, dup(publish2("plug/reading", 7, "3"))),
+        // Some clients send again without DUP.
+        (1, publish2("plug/reading", 7, "1")),
+        (2, publish2("plug/reading", 7, "2")),
+        (2, dup(publish2("plug/reading", 7, "2"))),
+        (3, dup(publish2("plug/reading", 7, "3"))),
+        (3, dup(publish2("plug/reading", 7, "3"))),
     ] {
         plug.send(&publish).await;
         plug.expect(&ack(PUBREC, 7)).await;
@@ -103,7 +103,7 @@ async fn another_publish_under_the_identifier_of_one_that_was_not_released_is_ta
     let mut plug = last.connect_kept("plug", "c", true).await;
     plug.send(&dup(publish2("plug/reading", 7, "3"))).await;
     plug.expect(&ack(PUBREC, 7)).await;
-    assert_eq!(last.buffer.status().accepted, 4);
+    assert_eq!(last.buffer.status().accepted, 3);
 }
 
 #[tokio::test]
