@@ -115,7 +115,7 @@ refusals! {
     PacketTooLarge = "packet_too_large",
     /// A publish to a topic that the device may not publish to.
     PublishNotAllowed = "publish_not_allowed",
-    /// A retained message beyond the bounds of what is retained: it is delivered and not kept.
+    /// A retained message beyond the bounds of what is retained: it is delivered and not kept, or not taken.
     RetainedFull = "retained_full",
     /// A will for which there was no room, neither on disk nor in memory.
     WillLost = "will_lost",

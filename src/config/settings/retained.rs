@@ -1,6 +1,7 @@
 //! Retained messages.
 
-/// What is kept for those who subscribe later. A message to a new topic beyond a bound is delivered and not kept.
+/// What is kept for those who subscribe later. A message to a new topic beyond a bound is delivered and not kept,
+/// or in MQTT 5 at QoS 1 and 2, if it is no reading, refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retained {
     /// Retained messages: topics.
