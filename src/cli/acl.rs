@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{ConfigArg, EXIT_USAGE, told_once};
-use crate::authorize::{Authorizer, Cause, Decision, IdentityKind, Principal, Registry};
+use crate::authorize::{Authorizer, Cause, Decision, Door, IdentityKind, Principal, Registry};
 use crate::config::{Config, RuleOrigin};
 use crate::message::{DeviceId, Qos, Topic, TopicFilter};
 
@@ -81,10 +81,29 @@ pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
     if args.identity == IdentityKind::Jwt {
         println!("What a token says of itself (acl, publ, subl) comes before this, and is not known here.");
     }
+    if !is_taken(&config, args.identity) {
+        println!("Note: no listener takes a device's {} (listener.identities).", args.identity.as_str());
+    }
     if is_disabled {
         println!("But {} is disabled: it is not let in.", args.device);
     }
-    Ok(if decision.allowed && !is_disabled { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let too_long = config.limits.topics.check(&args.topic).err();
+    if let Some(too_long) = too_long {
+        println!("But it has {too_long}: it is refused.");
+    }
+    let may = decision.allowed && !is_disabled && too_long.is_none();
+    Ok(if may { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Whether a device that shows who it is like this is let in by any listener.
+fn is_taken(config: &Config, kind: IdentityKind) -> bool {
+    let doors = [
+        Some(Door::Tls),
+        config.websocket.is_some().then_some(Door::WebSocket),
+        (config.plain.is_some() && kind != IdentityKind::Certificate).then_some(Door::Plain),
+    ];
+    let by_door = doors.into_iter().flatten().any(|door| config.access.identities(door).contains(&kind));
+    by_door && (kind != IdentityKind::Anonymous || config.access.anonymous.is_some())
 }
 
 fn decide(args: &TestArgs, authorizer: &Authorizer, who: &Principal) -> anyhow::Result<Decision> {

@@ -120,7 +120,8 @@ fn acl_test_says_what_would_happen_and_which_rule_decides() {
     let home = Home::new(
         "[[acl]]\neffect = \"deny\"\ndevice = \"plug\"\npublish = [\"plug/secret/#\"]\nretain = true\n\
          [[acl]]\ndevice = \"*\"\nsubscribe = [\"all/#\"]\nmax_qos = 1\n\
-         [[stream]]\nname = \"air\"\ntopic = \"air\"\nopen_to = [\"*\"]\n",
+         [[stream]]\nname = \"air\"\ntopic = \"air\"\nopen_to = [\"*\"]\n\
+         [limits]\nmax_topic_levels = 4\n",
     );
     for (arguments, code, expected) in [
         ("plug publish plug/x", 0, "allowed: by default"),
@@ -131,7 +132,12 @@ fn acl_test_says_what_would_happen_and_which_rule_decides() {
         (
             "lamp subscribe all/# --qos 2 --identity password",
             0,
-            "[[acl]] number 2 says so\nIt is given QoS 1.",
+            "[[acl]] number 2 says so\nIt is given QoS 1.\nNote: no listener takes a device's password",
+        ),
+        (
+            "plug publish plug/1/2/3/4",
+            1,
+            "allowed: by default a device has the topics below its own name\nBut it has 12 bytes",
         ),
         ("lamp subscribe $share/g/all/x", 0, "[[acl]] number 2"),
         ("lamp subscribe #", 1, "refused"),
