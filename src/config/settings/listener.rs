@@ -137,7 +137,8 @@ pub struct Limits {
     pub topics: TopicBounds,
 }
 
-/// How long and how deep may be what is published to, the topic of a will too, and what is subscribed to.
+/// How long and how deep may be what is published to, the topic of a will too, and what is subscribed to. A response
+/// topic is passed on as it came: the answer to one that is beyond is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TopicBounds {
     /// Bytes of a topic, or of a filter as it is written: `$share/name/` is a part of it.
