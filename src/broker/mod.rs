@@ -39,6 +39,7 @@
 //! | a message that expires while it waits | dropped, counted |
 //! | a message larger than the client takes | dropped for it, counted |
 //! | QoS 2 publishes | stored once: in a kept session whatever happens; with a clean session as in the next line. Another topic or payload under an identifier that was not released is another publish |
+//! | the will of a device that is put out (revoked, disabled) | published, if the rules allow its topic: who watches the device is to hear that it is gone (MQTT-3.1.2-8) |
 //! | a publish that a device repeats with DUP though it was taken | acknowledged and not stored twice, for a minute; see `history` |
 //!
 //! A client id belongs to the identity that uses it: a device cannot throw another out by taking its id.
