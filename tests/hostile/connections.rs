@@ -1,16 +1,76 @@
 //! Connections that come too fast, too slowly, or too often.
 
 use std::io::{Read as _, Write as _};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustls::ClientConfig;
+
 use crate::client::{Client, tcp};
-use crate::harness::PATIENCE;
+use crate::harness::{PATIENCE, eventually};
 use crate::packet::{DISCONNECT, Hello, VERSIONS, Version, publish};
 use crate::scene::Scene;
 
 /// Where those are who do not behave: another address than that of the others.
 pub(crate) const ABROAD: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 66);
+
+/// Devices behind one router. As many as a noisy machine can simulate in a debug build; `benches/fleet` has 1,000.
+const FLEET: usize = 300;
+
+#[test]
+fn a_fleet_behind_a_router_that_reboots_twice_is_back_each_time_and_nobody_is_refused() {
+    // The defaults in proportion, but that the first coming counts, too, and that there is less to wait for. Each
+    // device may be there twice, and not three times.
+    let scene = Scene::start_with(
+        "[listener]\nhandshake_timeout = \"60s\"\nmax_connections_per_address = 610\n\
+         [limits]\nconnects_per_second = 60\nconnect_burst = 1000\nhandshakes_per_second = 100\nhandshake_burst = 300\n",
+    );
+    allow_open_files(4_096);
+    let devices: Vec<_> =
+        (0..FLEET).map(|n| format!("d{n}")).map(|name| (scene.device(&name), name)).collect();
+    let mut fleet = come(scene.address(), &devices);
+    for _ in 0..2 {
+        // A router that has forgotten its connections ends none of them.
+        let start = Instant::now();
+        let back = come(scene.address(), &devices);
+        println!("{FLEET} devices are back after {:?}", start.elapsed());
+        // The well-behaved client is the other one.
+        eventually("the places of the old connections are free", || {
+            (scene.figure("connections") == FLEET as u64 + 1).then_some(())
+        });
+        drop(std::mem::replace(&mut fleet, back));
+    }
+    let status = scene.gateway.home.status().unwrap();
+    assert_eq!(status["broker"]["taken_over"], 2 * FLEET, "{status:#}");
+    let refusals = status["broker"]["refusals"].as_object().unwrap();
+    assert!(refusals.values().all(|count| count == 0), "{status:#}");
+    drop(fleet);
+    scene.end();
+}
+
+/// All come at once, and each has a reading acknowledged.
+fn come(to: SocketAddr, devices: &[(Arc<ClientConfig>, String)]) -> Vec<Client> {
+    let come = |(tls, name): &(Arc<ClientConfig>, String)| {
+        let (mut client, _) = Client::try_connect(ABROAD, to, tls, &Hello::new(Version::V3, name)).unwrap();
+        client.send(&publish(Version::V3, &format!("{name}/readings"), b"{}", 1, 1));
+        assert_eq!(client.expect(4).id(), 1);
+        client
+    };
+    std::thread::scope(|scope| {
+        let coming: Vec<_> = devices.iter().map(|device| scope.spawn(move || come(device))).collect();
+        coming.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+fn allow_open_files(wanted: u64) {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_some_and(|current| current < wanted) {
+        let raised = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
+        setrlimit(Resource::Nofile, Rlimit { current: Some(raised), ..limit }).unwrap();
+    }
+}
 
 #[test]
 fn a_flood_of_connections_from_one_address() {
