@@ -22,11 +22,12 @@ pub(super) struct Paces {
     addresses: Living<IpAddr, Mutex<Account>>,
 }
 
-/// The pace of one connection.
+/// The pace of one connection. What others at its address have sent counts from its next read on: so they take turns.
 #[derive(Debug)]
 pub(super) struct Pace {
     own: Account,
     of_address: Arc<Mutex<Account>>,
+    opens: Instant,
 }
 
 #[derive(Debug)]
@@ -63,22 +64,24 @@ impl Paces {
     /// For a connection from this address.
     pub(super) fn of(&self, address: IpAddr) -> Pace {
         let of_address = self.addresses.of(origin(address), || Mutex::new(Account::new(self.address)));
-        Pace { own: Account::new(self.connection), of_address }
+        let opens = of_address.lock().expect("no panic under this lock").opens();
+        Pace { own: Account::new(self.connection), of_address, opens }
     }
 }
 
 impl Pace {
     /// Until when nothing may be taken; `None` if something may.
     pub(super) fn closed_until(&self) -> Option<Instant> {
-        let of_address = self.of_address.lock().expect("no panic under this lock").opens();
-        Some(self.own.opens().max(of_address)).filter(|opens| *opens > Instant::now())
+        Some(self.opens).filter(|opens| *opens > Instant::now())
     }
 
     /// So many packets were taken, of so many bytes together.
     pub(super) fn charge(&mut self, packets: u32, bytes: usize) {
         let now = Instant::now();
         self.own.charge(now, packets, bytes);
-        self.of_address.lock().expect("no panic under this lock").charge(now, packets, bytes);
+        let mut of_address = self.of_address.lock().expect("no panic under this lock");
+        of_address.charge(now, packets, bytes);
+        self.opens = self.own.opens().max(of_address.opens());
     }
 }
 
@@ -122,12 +125,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn connections_of_one_address_share_a_rate_and_others_have_their_own() {
         let paces = paces(1_000_000, 100);
-        let mut first = paces.of(IpAddr::from([192, 0, 2, 1]));
-        let second = paces.of(IpAddr::from([192, 0, 2, 1]));
-        let elsewhere = paces.of(IpAddr::from([192, 0, 2, 2]));
+        let home = IpAddr::from([192, 0, 2, 1]);
+        let (mut first, mut second) = (paces.of(home), paces.of(home));
+        let time = Duration::from_secs(10);
+        let (by_first, by_second) = tokio::join!(sent_in(&mut first, time, 1), sent_in(&mut second, time, 1));
+        assert!((by_first + by_second).abs_diff(1_100) <= 20, "{by_first} and {by_second}");
+        // One of them had all of the burst.
+        assert!(by_first.abs_diff(by_second) <= 120, "{by_first} and {by_second}");
         first.charge(1_000, 1_000);
-        assert!(second.closed_until().is_some());
-        assert!(elsewhere.closed_until().is_none());
+        assert!(paces.of(home).closed_until().is_some(), "a newcomer has no rate of its own");
+        assert!(paces.of(IpAddr::from([192, 0, 2, 2])).closed_until().is_none());
     }
 
     #[test]
