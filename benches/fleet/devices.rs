@@ -1,6 +1,6 @@
 //! Devices, each with a certificate and an address of its own.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::thread::ScopedJoinHandle;
 
@@ -45,12 +45,9 @@ impl Fleet {
 }
 
 impl Device {
-    pub(crate) fn connect(&self, broker: &Broker) -> anyhow::Result<Client> {
-        self.connect_to(broker.address)
-    }
-
-    pub(crate) fn connect_to(&self, broker: std::net::SocketAddr) -> anyhow::Result<Client> {
-        Client::connect(self.address, broker, &self.tls, &self.name)
+    /// From its own address, or that of the router which it is behind.
+    pub(crate) fn connect(&self, broker: SocketAddr, router: Option<Ipv4Addr>) -> anyhow::Result<Client> {
+        Client::connect(router.unwrap_or(self.address), broker, &self.tls, &self.name)
     }
 }
 
@@ -58,7 +55,8 @@ impl Device {
 pub(crate) fn connect_all(devices: &[Device], broker: &Broker) -> anyhow::Result<Vec<Client>> {
     let part = devices.len().div_ceil(AT_ONCE).max(1);
     std::thread::scope(|scope| {
-        let connect = |part: &[Device]| part.iter().map(|device| device.connect(broker)).collect();
+        let connect =
+            |part: &[Device]| part.iter().map(|device| device.connect(broker.address, None)).collect();
         let connecting: Vec<_> =
             devices.chunks(part).map(|part| scope.spawn(move || connect(part))).collect();
         let connected: anyhow::Result<Vec<Vec<Client>>> = connecting.into_iter().map(joined).collect();

@@ -1,5 +1,5 @@
 //! A fleet of devices with a certificate and an address each, at tampu and at Debian's mosquitto in turn: idle, reporting
-//! once a second, and coming back all at once. How to read it: `benches/README.md`.
+//! once a second, and coming back all at once, from their own addresses and behind one router. How to read it: `benches/README.md`.
 
 #[allow(dead_code, reason = "of it, the other benchmark uses more")]
 #[path = "../side_by_side/broker.rs"]
@@ -21,7 +21,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::broker::{Broker, Doors, Kind, LOG};
 use crate::devices::Fleet;
 use crate::pki::Pki;
-use crate::runs::{Idle, Reporting, Storm};
+use crate::runs::{Idle, Reporting, Returns, Storm};
 
 /// How much of it.
 struct Size {
@@ -33,6 +33,8 @@ struct Size {
     report_for: Duration,
     /// Devices that come back after a kill -9.
     storm: usize,
+    /// Devices behind one router that reboots twice.
+    behind_router: usize,
 }
 
 /// The figures of one broker.
@@ -40,6 +42,7 @@ struct Figures {
     idle: Vec<Idle>,
     reporting: Reporting,
     storm: Storm,
+    returns: Returns,
 }
 
 const USAGE: &str = "cargo bench --bench fleet [-- --quick] [--only mosquitto|tampu]";
@@ -62,7 +65,14 @@ fn main() -> anyhow::Result<()> {
     }
     let second = Duration::from_secs(1);
     let size = if quick {
-        Size { idle: vec![100], idle_for: second, reporting: 100, report_for: 3 * second, storm: 50 }
+        Size {
+            idle: vec![100],
+            idle_for: second,
+            reporting: 100,
+            report_for: 3 * second,
+            storm: 50,
+            behind_router: 50,
+        }
     } else {
         Size {
             idle: vec![1_000, 5_000],
@@ -70,9 +80,16 @@ fn main() -> anyhow::Result<()> {
             reporting: 1_000,
             report_for: 30 * second,
             storm: 1_000,
+            behind_router: 1_000,
         }
     };
-    let most = size.idle.iter().copied().chain([size.reporting, size.storm]).max().unwrap_or_default();
+    let most = size
+        .idle
+        .iter()
+        .copied()
+        .chain([size.reporting, size.storm, size.behind_router])
+        .max()
+        .unwrap_or_default();
     allow_open_files(most as u64 + 1_000)?;
     // Not in /tmp: a sync must reach a disk.
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
@@ -96,7 +113,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn measure(kind: Kind, home: &Path, pki: &Pki, fleet: &Fleet, size: &Size) -> anyhow::Result<Figures> {
-    // As it comes: each device has an address of its own, and the bounds of an address hold.
+    // As it comes: the bounds of an address hold.
     let start = || Broker::start(kind, home, pki, &fleet.watcher, Doors::AsShipped);
     let mut idle = Vec::new();
     for count in &size.idle {
@@ -107,10 +124,12 @@ fn measure(kind: Kind, home: &Path, pki: &Pki, fleet: &Fleet, size: &Size) -> an
     let reporting = runs::reporting(&start()?, fleet, size.reporting, size.report_for)?;
     eprintln!("{}: {} devices that come back", kind.name(), size.storm);
     let storm = runs::storm(&mut start()?, fleet, size.storm)?;
-    Ok(Figures { idle, reporting, storm })
+    eprintln!("{}: {} devices behind one router", kind.name(), size.behind_router);
+    let returns = runs::returns(&start()?, fleet, size.behind_router)?;
+    Ok(Figures { idle, reporting, storm, returns })
 }
 
-fn print(kind: Kind, Figures { idle, reporting, storm }: &Figures) {
+fn print(kind: Kind, Figures { idle, reporting, storm, returns }: &Figures) {
     println!("{}", kind.name());
     for Idle { connections, kib_each, cpu_percent, connected_in } in idle {
         println!(
@@ -133,11 +152,14 @@ fn print(kind: Kind, Figures { idle, reporting, storm }: &Figures) {
     let Storm { devices, first, half, all, cpu_seconds } = storm;
     let seconds = Duration::as_secs_f64;
     println!(
-        "  {devices:>5} come back       first acked after {:.2} s, half {:.2} s, all {:.2} s   {cpu_seconds:.2} s CPU\n",
+        "  {devices:>5} come back       first acked after {:.2} s, half {:.2} s, all {:.2} s   {cpu_seconds:.2} s CPU",
         seconds(first),
         seconds(half),
         seconds(all)
     );
+    let Returns { devices, times } = returns;
+    let [first, second] = times.each_ref().map(seconds);
+    println!("  {devices:>5} behind a router  all back after {first:.2} s, and again after {second:.2} s\n");
 }
 
 /// The broker's ends of the connections are in a process of its own, which inherits the limit.

@@ -1,5 +1,6 @@
 //! What the fleet does.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -20,6 +21,9 @@ const RETRY_SPREAD_MS: u64 = 1_000;
 
 /// A storm that is not over by then has failed.
 const STORM_DEADLINE: Duration = Duration::from_secs(180);
+
+/// After it, what an address may do at once is there again.
+const REST: Duration = Duration::from_secs(15);
 
 const PERIOD: Duration = Duration::from_secs(1);
 
@@ -55,6 +59,12 @@ pub(crate) struct Storm {
     pub(crate) half: Duration,
     pub(crate) all: Duration,
     pub(crate) cpu_seconds: f64,
+}
+
+/// Devices behind one router that come back twice: how long that took.
+pub(crate) struct Returns {
+    pub(crate) devices: usize,
+    pub(crate) times: [Duration; 2],
 }
 
 pub(crate) fn idle(broker: &Broker, fleet: &Fleet, count: usize, time: Duration) -> anyhow::Result<Idle> {
@@ -151,30 +161,74 @@ fn live(
     mut client: Client,
     device: &Device,
     n: u64,
-    address: std::net::SocketAddr,
+    address: SocketAddr,
     (waiting, returned, over): (&AtomicUsize, &Mutex<Vec<Instant>>, &AtomicBool),
 ) {
     waiting.fetch_add(1, Ordering::Release);
     let is_over = || over.load(Ordering::Acquire);
-    let epoch = Instant::now();
     while !is_over() && !client.has_ended().unwrap_or(true) {}
+    if let Some(mut client) = come_back(device, n, address, None, is_over) {
+        returned.lock().expect("no panic under this lock").push(Instant::now());
+        while !is_over() && !client.has_ended().unwrap_or(true) {}
+    }
+}
+
+/// Tries until it is connected and has a publish acknowledged; `None` if it is too late for that.
+fn come_back(
+    device: &Device,
+    n: u64,
+    address: SocketAddr,
+    router: Option<Ipv4Addr>,
+    is_over: impl Fn() -> bool,
+) -> Option<Client> {
     for attempt in 1_u64.. {
         if is_over() {
-            return;
+            break;
         }
-        let back = device.connect_to(address).and_then(|mut client| {
-            client.publish_window(epoch, 1, 1)?;
+        let back = device.connect(address, router).and_then(|mut client| {
+            client.publish_window(Instant::now(), 1, 1)?;
             Ok(client)
         });
-        if let Ok(mut client) = back {
-            returned.lock().expect("no panic under this lock").push(Instant::now());
-            while !is_over() && !client.has_ended().unwrap_or(true) {}
-            return;
+        if let Ok(client) = back {
+            return Some(client);
         }
         // A multiplicative hash in place of chance: every run has the same.
         let spread = (n ^ attempt << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
         thread::sleep(RETRY_AFTER + Duration::from_millis(spread % RETRY_SPREAD_MS));
     }
+    None
+}
+
+pub(crate) fn returns(broker: &Broker, fleet: &Fleet, count: usize) -> anyhow::Result<Returns> {
+    let devices = fleet.first(count);
+    let mut connected = come_all(devices, broker)?;
+    thread::sleep(REST);
+    let mut times = [Duration::ZERO; 2];
+    for time in &mut times {
+        let start = Instant::now();
+        // A router that has forgotten its connections ends none of them.
+        let back = come_all(devices, broker)?;
+        *time = start.elapsed();
+        connected = back;
+    }
+    drop(connected);
+    Ok(Returns { devices: count, times })
+}
+
+/// All of them at once, from one address.
+fn come_all(devices: &[Device], broker: &Broker) -> anyhow::Result<Vec<Client>> {
+    let (address, start) = (broker.address, Instant::now());
+    thread::scope(|scope| {
+        let mut coming = Vec::with_capacity(devices.len());
+        for (n, device) in (0..).zip(devices) {
+            let come = move || {
+                let is_over = || start.elapsed() > STORM_DEADLINE;
+                come_back(device, n, address, Some(LOOPBACK), is_over).context("a device has not come back")
+            };
+            coming.push(thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, come)?);
+        }
+        coming.into_iter().map(joined).collect()
+    })
 }
 
 impl Latency {
