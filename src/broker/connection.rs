@@ -88,6 +88,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         poll_fn(|cx| self.poll_read(cx)).await
     }
 
+    /// Ready when the client is gone, and has said nothing that is still to be taken. It reads ahead, until a bound.
+    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        while self.ended.is_none() && self.input.len() < READ_BYTES {
+            if let Err(error) = ready!(self.poll_read(cx)) {
+                self.ended = Some(error);
+            }
+        }
+        match self.ended.take_if(|_| self.input.is_empty()) {
+            Some(error) => Poll::Ready(error),
+            None => Poll::Pending,
+        }
+    }
+
     /// Writes the rest of the output and ends the stream, within a deadline.
     pub(super) async fn close(&mut self) -> io::Result<()> {
         let close = async {

@@ -122,7 +122,10 @@ async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
         Ok(Welcome { mut session, answer, behind }) => {
             let durable = match behind == Mark::default() {
                 true => Ok(()),
-                false => Box::pin(in_time(broker, cancel, session.until_durable(behind), not_ready)).await,
+                false => {
+                    let durable = session.until_durable(behind, connection);
+                    Box::pin(in_time(broker, cancel, durable, not_ready)).await
+                }
             };
             match durable {
                 Ok(()) => {

@@ -98,6 +98,15 @@ impl Line {
         }
     }
 
+    /// Ready when a newer connection has the session. Other calls stay for later.
+    pub(super) fn poll_taken_over(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.waker.register(cx.waker());
+        match Calls(self.calls.load(Ordering::Acquire)).taken_over() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+
     /// Whether the rules have changed since the last time, for who is busy with other things than calls.
     pub(super) fn take_rules_changed(&self) -> bool {
         self.calls.load(Ordering::Acquire) & RULES_CHANGED != 0

@@ -1,10 +1,12 @@
 //! How a connection comes to its session, and how it leaves it.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use super::answering::Owing;
@@ -12,6 +14,7 @@ use super::arrivals::Arrivals;
 use super::{End, Session};
 use crate::authorize::refusals::{Refusal, Whom};
 use crate::authorize::{Cause, Principal};
+use crate::broker::connection::Connection;
 use crate::broker::outbox::{Left, MAX_IN_FLIGHT, Outlet};
 use crate::broker::publisher::Publisher;
 use crate::broker::registry::{Entered, SessionKey, Wanted};
@@ -106,9 +109,19 @@ impl Session {
         Ok(Welcome { session, answer, behind })
     }
 
-    /// Resolves when what must be on disk before the CONNACK is.
-    pub(in crate::broker) async fn until_durable(&self, behind: Mark) -> Result<(), End> {
-        self.publisher.writer.until_durable(behind).await.map_err(|_| End::Stopping)
+    /// Resolves when what must be on disk before the CONNACK is, or as soon as nobody waits for that any more: a disk
+    /// may be slow, and its client impatient.
+    pub(in crate::broker) async fn until_durable<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        behind: Mark,
+        connection: &mut Connection<S>,
+    ) -> Result<(), End> {
+        tokio::select! {
+            biased;
+            durable = self.publisher.writer.until_durable(behind) => durable.map_err(|_| End::Stopping),
+            () = poll_fn(|cx| self.line.poll_taken_over(cx)) => Err(End::TakenOver),
+            error = poll_fn(|cx| connection.poll_gone(cx)) => Err(error.into()),
+        }
     }
 
     /// The first answer of all (MQTT-3.2.0-1).

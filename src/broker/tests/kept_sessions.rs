@@ -23,6 +23,36 @@ async fn what_came_while_a_client_was_away_waits_for_it() {
 }
 
 #[tokio::test]
+async fn who_comes_again_or_goes_before_a_slow_disk_lets_it_be_answered_is_not_waited_for() {
+    let hour = Duration::from_secs(3_600);
+    let limits = config::Listener { connect_timeout: hour, ..config::Listener::default() };
+    let gateway =
+        Gateway::start_with(&limits, |buffer| (buffer.ack_delay, buffer.qos0_window) = (hour, hour));
+    let connections = || gateway.broker.figures().connections;
+    let impatient = async |client_id: &str| {
+        let mut client = gateway.open(certified("plug"));
+        client.send(&connect(client_id, 0x00, 60)).await;
+        client
+    };
+    let mut older = impatient("c").await;
+    eventually("for it to enter its session", || gateway.broker.figures().sessions_kept == 1).await;
+    let newer = impatient("c").await;
+    // CONNACK: the server is not available. No other connection is the older one's.
+    older.expect(&[0x20, 2, 0, 3]).await;
+    older.expect_close().await;
+    assert_eq!((connections(), gateway.broker.figures().taken_over), (1, 1));
+    newer.vanish(&gateway).await;
+    assert_eq!(connections(), 0);
+    // What one has said before it went still counts.
+    let mut hasty = impatient("d").await;
+    hasty.send(&publish0("plug/x", "!")).await;
+    drop(hasty);
+    eventually("for it to enter its session", || gateway.broker.figures().sessions_kept == 2).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(connections(), 1);
+}
+
+#[tokio::test]
 async fn a_clean_session_ends_one_that_was_kept() {
     let gateway = Gateway::start();
     gateway.subscribed_panel().await.leave().await;
