@@ -37,6 +37,8 @@ pub mod forwarder;
 
 pub mod sink;
 
+pub mod web;
+
 pub mod api;
 
 pub mod gateway;

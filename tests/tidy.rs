@@ -22,6 +22,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("listener", &["message", "config", "clock", "tasks", "pki", "authorize", "broker"]),
     ("sink", &["message", "config", "clock"]),
     ("forwarder", &["message", "config", "clock", "tasks", "buffer", "sink"]),
+    ("web", &["message", "config", "clock", "tasks", "pki", "authorize"]),
     ("api", &["message", "clock", "buffer", "forwarder", "broker", "relay"]),
 ];
 
