@@ -17,7 +17,7 @@ use super::identity::Mark;
 use crate::config::TokenIssuer;
 use crate::message::DeviceId;
 
-pub(super) use claims::judge;
+pub(super) use claims::{judge, judge_time_and_names};
 use keys::Key;
 pub use keys::{KeyFiles, KeyProblem};
 

@@ -14,7 +14,9 @@
 //! A subscription with wildcards is allowed by the first rule that speaks of *all* that it can match. What another
 //! rule before it denies within that is held back message by message ([`Authorizer::may_receive`]).
 
+mod api_tokens;
 mod authenticator;
+mod document;
 mod identity;
 mod jwt;
 mod keys;
@@ -26,14 +28,16 @@ mod rules;
 mod seen;
 mod token;
 
+pub use api_tokens::{ApiToken, ApiTokens, Bearer, NewToken, Scope, TokenError};
 pub use authenticator::Authenticator;
+pub use document::{Content, Document, DocumentError};
 pub use identity::{
     Admission, Credentials, Denied, DeniedAnswer, Door, Identity, IdentityKind, Mark, Principal, Proof,
 };
 pub use jwt::{KeyFiles, KeyProblem, TokenKeys};
-pub use keys::NewKey;
+pub use keys::{KeyError, NewKey};
 pub(crate) use passwords::origin;
-pub use registry::{ApiKey, Device, Devices, PasswordHash, Registry, RegistryError, RevokedCertificate};
+pub use registry::{ApiKey, Device, Devices, PasswordHash, Registry, RevokedCertificate};
 pub use rules::{Authorizer, Cause, Decision};
 
 #[cfg(test)]

@@ -129,6 +129,14 @@ refusals! {
     TopicTooLong = "topic_too_long",
     /// A client, or its address, sends faster than it may: it is read more slowly.
     TooFast = "too_fast",
+    /// A request to the API without a token, or with one that is not known or has expired.
+    ApiTokenWrong = "api_token_wrong",
+    /// The token of a request to the API is not good for that.
+    ApiScopeMissing = "api_scope_missing",
+    /// Requests to the API came faster than they may, by a token or from an address whose tokens were wrong.
+    ApiTooFast = "api_too_fast",
+    /// A request to the API that cannot be done as it is.
+    ApiRequestWrong = "api_request_wrong",
     /// Nothing was heard for one and a half keep alive periods (MQTT-3.1.2-24).
     KeepAliveExpired = "keep_alive_expired",
 }

@@ -4,7 +4,6 @@
 //! one; the gateway looks for changes twice a second. Nothing in it is a secret that can be shown again: passwords
 //! are argon2id hashes, API keys (256 random bits) are SHA-256 hashes.
 
-mod file;
 #[cfg(test)]
 mod tests;
 
@@ -14,10 +13,12 @@ use std::sync::Arc;
 
 use time::OffsetDateTime;
 
+use super::document::{Content, Document};
 use super::identity::Mark;
 use crate::message::{CertificateId, DeviceId};
 
-pub use file::{Registry, RegistryError};
+/// The registry as a running gateway sees it.
+pub type Registry = Document<Devices>;
 
 /// The present form of the file.
 const VERSION: u32 = 1;
@@ -120,6 +121,30 @@ impl Devices {
         self.devices.iter().find_map(|(device, known)| Some((device, known.key(id)?)))
     }
 
+    /// Takes note that these certificates of a device, each with its end, are revoked from `at` on, and tells of how
+    /// many that is new.
+    pub fn revoke(
+        &mut self,
+        device: &DeviceId,
+        certificates: &[(CertificateId, Option<OffsetDateTime>)],
+        at: OffsetDateTime,
+    ) -> usize {
+        let revoked = &mut self.device_mut(device).revoked;
+        let mut new = 0;
+        for (certificate, not_after) in certificates {
+            match revoked.iter_mut().find(|revoked| revoked.certificate == *certificate) {
+                Some(before) if before.revoked_at <= at => continue,
+                Some(later) => later.revoked_at = at,
+                None => {
+                    let (certificate, not_after) = (certificate.clone(), *not_after);
+                    revoked.push(RevokedCertificate { certificate, revoked_at: at, not_after });
+                }
+            }
+            new += 1;
+        }
+        new
+    }
+
     /// The devices as they are at this time, when what is to be revoked later is not revoked yet; and when that
     /// will be the next time.
     #[must_use]
@@ -134,6 +159,15 @@ impl Devices {
             known.revoked.retain(|revoked| revoked.revoked_at <= now);
         }
         (Arc::new(present), next)
+    }
+}
+
+impl Content for Devices {
+    const NAME: &'static str = "devices";
+    const VERSION: u32 = VERSION;
+
+    fn version(&self) -> u32 {
+        self.version
     }
 
     /// Forgets the revocations of certificates that had expired 30 days before this time, which must be over for

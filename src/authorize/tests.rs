@@ -1,6 +1,7 @@
 //! The rules, as tables.
 
 mod acl;
+mod api_tokens;
 mod gate;
 mod identities;
 mod model;

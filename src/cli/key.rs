@@ -3,19 +3,15 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use time::OffsetDateTime;
 
 use super::user::warn_if_unused;
 use super::{ConfigArg, audit};
-use crate::authorize::{ApiKey, Devices, IdentityKind, NewKey, Registry};
+use crate::authorize::{ApiKey, Devices, IdentityKind, KeyError, NewKey, Registry};
 use crate::config::Config;
 use crate::gateway;
 use crate::message::DeviceId;
-
-/// A device has no more keys: one in force, one that follows it, and a few that were forgotten.
-const MAX_KEYS: usize = 16;
 
 /// `tampu key …`
 #[derive(Debug, Subcommand)]
@@ -58,16 +54,17 @@ pub(super) fn run(config: &ConfigArg, command: &Command) -> anyhow::Result<ExitC
     match command {
         Command::Add { device, expires } => {
             let now = now(&config)?;
-            hand_over(&config, |devices| add(devices, device, now, *expires))?;
+            hand_over(&config, |devices| devices.add_key(device, now, *expires))?;
             audit::changed(&config, "key add", Some(device), "one more API key");
         }
         Command::Rotate { id, keep, expires } => {
             let now = now(&config)?;
-            hand_over(&config, |devices| rotate(devices, id, now, *keep, *expires))?;
+            hand_over(&config, |devices| Ok(devices.rotate_key(id, now, *keep, *expires)?.1))?;
             audit::changed(&config, "key rotate", None, &format!("another API key for {id}"));
         }
         Command::Revoke { id } => {
-            let device = Registry::update(gateway::data_dir(&config)?, |devices| revoke(devices, id))?;
+            let device = Registry::update(gateway::data_dir(&config)?, |devices| devices.revoke_key(id))
+                .map_err(advised)?;
             audit::changed(&config, "key revoke", Some(&device), &format!("the API key {id}"));
             println!("The key {id} of {device} is revoked. A gateway that runs knows within a second.");
         }
@@ -79,58 +76,19 @@ pub(super) fn run(config: &ConfigArg, command: &Command) -> anyhow::Result<ExitC
 /// Prints a new key, after it was kept.
 fn hand_over(
     config: &Config,
-    make: impl FnOnce(&mut Devices) -> anyhow::Result<String>,
+    make: impl FnOnce(&mut Devices) -> Result<NewKey, KeyError>,
 ) -> anyhow::Result<()> {
-    let key = Registry::update(gateway::data_dir(config)?, make)?;
-    println!("{key}");
+    let new = Registry::update(gateway::data_dir(config)?, make).map_err(advised)?;
+    println!("{}", new.key.expose());
     eprintln!("This is shown once. It is the password; the user name is the device's name, or empty.");
     warn_if_unused(config, IdentityKind::ApiKey);
     Ok(())
 }
 
-fn add(
-    devices: &mut Devices,
-    device: &DeviceId,
-    now: OffsetDateTime,
-    expires: Option<Duration>,
-) -> anyhow::Result<String> {
-    if devices.device(device).is_some_and(|known| known.keys.len() >= MAX_KEYS) {
-        bail!("{device} has {MAX_KEYS} keys already: revoke one of them (tampu key list)");
-    }
-    let expires = expires.map(|after| end(now, after)).transpose()?;
-    let new = NewKey::make(devices, now, expires).map_err(anyhow::Error::msg)?;
-    devices.device_mut(device).keys.push(new.record);
-    Ok(new.key)
-}
-
-fn rotate(
-    devices: &mut Devices,
-    id: &str,
-    now: OffsetDateTime,
-    keep: Option<Duration>,
-    expires: Option<Duration>,
-) -> anyhow::Result<String> {
-    let Some(keep) = keep else {
-        let device = revoke(devices, id)?;
-        return add(devices, &device, now, expires);
-    };
-    let device = owner(devices, id)?;
-    let last = end(now, keep)?;
-    for key in devices.device_mut(&device).keys.iter_mut().filter(|key| key.id == id) {
-        key.expires = Some(key.expires.map_or(last, |expires| expires.min(last)));
-    }
-    add(devices, &device, now, expires)
-}
-
-fn revoke(devices: &mut Devices, id: &str) -> anyhow::Result<DeviceId> {
-    let device = owner(devices, id)?;
-    devices.device_mut(&device).keys.retain(|key| key.id != id);
-    Ok(device)
-}
-
-fn owner(devices: &Devices, id: &str) -> anyhow::Result<DeviceId> {
-    let found = devices.key(id).map(|(device, _)| device.clone());
-    found.with_context(|| format!("there is no key {id:?}; `tampu key list` shows their ids"))
+fn advised(error: KeyError) -> anyhow::Error {
+    let is_of_keys = matches!(error, KeyError::Unknown(_) | KeyError::TooMany(_));
+    let error = anyhow::Error::from(error);
+    if is_of_keys { error.context("`tampu key list` shows the keys and their ids") } else { error }
 }
 
 fn list(devices: &Devices, json: bool) -> anyhow::Result<()> {
@@ -164,9 +122,4 @@ fn list(devices: &Devices, json: bool) -> anyhow::Result<()> {
 
 fn now(config: &Config) -> anyhow::Result<OffsetDateTime> {
     Ok(gateway::offline_clock(config)?.trusted_now().into())
-}
-
-fn end(now: OffsetDateTime, after: Duration) -> anyhow::Result<OffsetDateTime> {
-    let after = time::Duration::try_from(after).ok();
-    after.and_then(|after| now.checked_add(after)).context("that is too long: leave --expires out")
 }

@@ -103,7 +103,7 @@ impl AccessControl {
 impl State {
     /// The rules as they are now. TLS is told what was revoked, so that it is refused in the handshake already.
     fn authorizer(&mut self) -> Authorizer {
-        let (devices, next) = self.registry.devices().as_of(self.clock.trusted_now().into());
+        let (devices, next) = self.registry.content().as_of(self.clock.trusted_now().into());
         self.revoke_next = next;
         let revoked = devices.iter().flat_map(|(device, known)| {
             known.revoked.iter().map(move |revoked| (revoked.certificate.clone(), device.clone()))

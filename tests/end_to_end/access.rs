@@ -3,7 +3,7 @@
 use rumqttc::QoS::AtMostOnce;
 use rumqttc::mqttbytes::v4::SubscribeReasonCode::{Failure, Success};
 use rustix::process::Signal;
-use tampu::authorize::{Registry, RegistryError};
+use tampu::authorize::{DocumentError, Registry};
 use tampu::message::DeviceId;
 
 use crate::harness::mqtt::{Device, without_certificate};
@@ -18,7 +18,7 @@ fn a_device_that_is_disabled_is_put_out_and_kept_out() {
     let disabled = |disabled| {
         let changed = Registry::update(&gateway.home.path("data"), |devices| {
             devices.device_mut(&DeviceId::parse("plug").unwrap()).disabled = disabled;
-            Ok::<_, RegistryError>(())
+            Ok::<_, DocumentError>(())
         });
         changed.unwrap();
     };

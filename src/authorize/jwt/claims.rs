@@ -33,6 +33,31 @@ pub(in crate::authorize) fn judge(
 ) -> Result<Bearer, (Refusal, String)> {
     let issuer = token.issuer;
     let wrong = |what: String| (Refusal::TokenWrong, what);
+    let expires = judge_time_and_names(token, now)?;
+    let text = |claim: &str| token.claims.get(claim).and_then(Value::as_str);
+    let bound = &issuer.client_id_claims;
+    if !bound.is_empty() && !bound.iter().any(|claim| !client_id.is_empty() && text(claim) == Some(client_id))
+    {
+        return Err(wrong(format!("it is for another client id than {client_id:?} ({})", bound.join(", "))));
+    }
+    let claim = &issuer.device_claim;
+    let name = text(claim).ok_or_else(|| wrong(format!("it names no device ({claim})")))?;
+    let device = DeviceId::parse(name)
+        .map_err(|error| wrong(format!("its {claim} {name:?} is no device: {error}")))?;
+    let user = text("sub").filter(|user| can_stand_in_a_level(user)).map(Into::into);
+    Ok(Bearer { device, user, expires })
+}
+
+/// When a token ends, if it is good now, and by and for whom its issuer's settings say.
+///
+/// # Errors
+/// What is wrong with it.
+pub(in crate::authorize) fn judge_time_and_names(
+    token: &Signed,
+    now: SystemTime,
+) -> Result<SystemTime, (Refusal, String)> {
+    let issuer = token.issuer;
+    let wrong = |what: String| (Refusal::TokenWrong, what);
     let time = |claim: &str| match token.claims.get(claim) {
         None => Ok(None),
         Some(value) => match value.as_f64().filter(|seconds| (0.0..=FAR).contains(seconds)) {
@@ -61,15 +86,5 @@ pub(in crate::authorize) fn judge(
     if issuer.issuer.as_deref().is_some_and(|wanted| text("iss") != Some(wanted)) {
         return Err(wrong("it is by somebody else (iss)".to_owned()));
     }
-    let bound = &issuer.client_id_claims;
-    if !bound.is_empty() && !bound.iter().any(|claim| !client_id.is_empty() && text(claim) == Some(client_id))
-    {
-        return Err(wrong(format!("it is for another client id than {client_id:?} ({})", bound.join(", "))));
-    }
-    let claim = &issuer.device_claim;
-    let name = text(claim).ok_or_else(|| wrong(format!("it names no device ({claim})")))?;
-    let device = DeviceId::parse(name)
-        .map_err(|error| wrong(format!("its {claim} {name:?} is no device: {error}")))?;
-    let user = text("sub").filter(|user| can_stand_in_a_level(user)).map(Into::into);
-    Ok(Bearer { device, user, expires })
+    Ok(expires)
 }

@@ -2,6 +2,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use super::*;
+use crate::authorize::DocumentError;
 
 fn device(name: &str) -> DeviceId {
     DeviceId::parse(name).unwrap()
@@ -10,7 +11,7 @@ fn device(name: &str) -> DeviceId {
 fn disable(dir: &Path, name: &str) {
     let done = Registry::update(dir, |devices| {
         devices.device_mut(&device(name)).disabled = true;
-        Ok::<_, RegistryError>(())
+        Ok::<_, DocumentError>(())
     });
     done.unwrap();
 }
@@ -27,7 +28,7 @@ fn a_change_is_seen_by_a_gateway_that_runs() {
     assert!(!registry.look());
     disable(dir.path(), "plug");
     assert!(registry.look());
-    assert!(is_disabled(&registry.devices(), "plug"));
+    assert!(is_disabled(&registry.content(), "plug"));
     assert!(!registry.look(), "told once");
 }
 
@@ -41,7 +42,7 @@ fn the_file_is_its_owners_alone_and_says_no_more_than_is_known() {
     assert_eq!(written, serde_json::json!({ "version": 1, "devices": { "plug": { "disabled": true } } }));
     let enabled = Registry::update(dir.path(), |devices| {
         devices.device_mut(&device("plug")).disabled = false;
-        Ok::<_, RegistryError>(())
+        Ok::<_, DocumentError>(())
     });
     enabled.unwrap();
     assert_eq!(Registry::read(dir.path()).unwrap(), Devices::default(), "there is nothing left to know");
@@ -71,12 +72,12 @@ fn a_damaged_file_leaves_in_force_what_was_and_says_so() {
         assert!(!registry.look());
         let trouble = registry.trouble().unwrap().to_string();
         assert!(trouble.contains("devices.json.copy"), "{trouble}");
-        assert!(is_disabled(&registry.devices(), "plug"), "{damage}");
+        assert!(is_disabled(&registry.content(), "plug"), "{damage}");
         let after_a_start = Registry::open(dir.path());
         assert!(after_a_start.trouble().is_some(), "{damage}");
-        assert!(is_disabled(&after_a_start.devices(), "plug"), "the copy holds: {damage}");
-        let update = Registry::update(dir.path(), |_| Ok::<_, RegistryError>(()));
-        assert!(matches!(update, Err(RegistryError::Unusable { .. })), "{damage}");
+        assert!(is_disabled(&after_a_start.content(), "plug"), "the copy holds: {damage}");
+        let update = Registry::update(dir.path(), |_| Ok::<_, DocumentError>(()));
+        assert!(matches!(update, Err(DocumentError::Unusable { .. })), "{damage}");
     }
     std::fs::remove_file(&file).unwrap();
     assert!(!registry.look());
@@ -92,7 +93,7 @@ fn without_a_copy_a_damaged_file_keeps_nothing_from_starting() {
     std::fs::write(dir.path().join("devices.json"), "{ torn").unwrap();
     let registry = Registry::open(dir.path());
     assert!(registry.trouble().is_some());
-    assert_eq!(*registry.devices(), Devices::default());
+    assert_eq!(*registry.content(), Devices::default());
 }
 
 #[test]

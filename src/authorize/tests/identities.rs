@@ -149,13 +149,12 @@ async fn a_disabled_device_is_refused_whatever_it_shows() {
 async fn an_api_key_is_its_devices_until_it_expires_or_is_revoked() {
     let mut gate = Gate::new("[listener]\nidentities = [\"api_key\"]\n");
     let now = OffsetDateTime::now_utc();
-    let mut make = |expires: Option<i64>| {
-        let expires = expires.map(|seconds| now + time::Duration::seconds(seconds));
-        let new = NewKey::make(&gate.devices, now, expires).unwrap();
-        gate.devices.device_mut(&device("plug")).keys.push(new.record.clone());
-        (new.key, new.record.id)
+    let mut make = |made: OffsetDateTime, expires: Option<u64>| {
+        let new = gate.devices.add_key(&device("plug"), made, expires.map(Duration::from_secs)).unwrap();
+        (new.key.expose().to_owned(), new.record.id)
     };
-    let ((key, id), (short, _), (over, _)) = (make(None), make(Some(3_600)), make(Some(-1)));
+    let ((key, id), (short, _)) = (make(now, None), make(now, Some(3_600)));
+    let (over, _) = make(now - time::Duration::minutes(1), Some(1));
     assert!(!format!("{:?}", gate.devices).contains(&gate.devices.key(&id).unwrap().1.sha256));
 
     let wrong = Err((Refusal::ApiKeyWrong, DeniedAnswer::BadUserNameOrPassword));

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 
 use super::Place;
 use super::listing::shown;
-use crate::authorize::{Registry, RevokedCertificate};
+use crate::authorize::{DocumentError, Registry};
 use crate::message::{CertificateId, DeviceId};
 use crate::pki::{CertificateInfo, PkiError};
 
@@ -116,21 +116,8 @@ fn record(
     at: OffsetDateTime,
     place: &Place,
 ) -> anyhow::Result<usize> {
-    Registry::update(place.data_dir, |devices| {
+    Ok(Registry::update(place.data_dir, |devices| {
         devices.forget_expired(place.certainly_past);
-        let revoked = &mut devices.device_mut(name).revoked;
-        let mut new = 0;
-        for (certificate, not_after) in certificates {
-            match revoked.iter_mut().find(|revoked| revoked.certificate == *certificate) {
-                Some(before) if before.revoked_at <= at => continue,
-                Some(later) => later.revoked_at = at,
-                None => {
-                    let (certificate, not_after) = (certificate.clone(), *not_after);
-                    revoked.push(RevokedCertificate { certificate, revoked_at: at, not_after });
-                }
-            }
-            new += 1;
-        }
-        Ok(new)
-    })
+        Ok::<_, DocumentError>(devices.revoke(name, certificates, at))
+    })?)
 }
