@@ -9,6 +9,7 @@ mod init;
 mod key;
 pub mod logging;
 mod run;
+mod token;
 mod user;
 
 use std::path::PathBuf;
@@ -73,6 +74,13 @@ enum Command {
         #[command(subcommand)]
         command: key::Command,
     },
+    /// Make, list and revoke the tokens that the API wants
+    Token {
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(subcommand)]
+        command: token::Command,
+    },
     /// Say what a device may do, and which rule says so
     #[command(subcommand)]
     Acl(acl::Command),
@@ -124,6 +132,7 @@ impl Cli {
             Command::Device { config, command } => run_device(&config, &command),
             Command::User { config, command } => user::run(&config, &command),
             Command::Key { config, command } => key::run(&config, &command),
+            Command::Token { config, command } => token::run(&config, &command),
             Command::Acl(command) => acl::run(&command),
             Command::Audit(args) => audit::run(&args),
             Command::Buffer(command) => buffer::run(&command),

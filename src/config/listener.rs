@@ -55,7 +55,7 @@ fn packet_bytes(text: &str) -> Result<usize, String> {
     }
 }
 
-fn address(text: &str) -> Result<SocketAddr, &'static str> {
+pub(super) fn address(text: &str) -> Result<SocketAddr, &'static str> {
     text.parse().map_err(|_| "an address is written as \"0.0.0.0:8883\" or \"[::]:8883\"")
 }
 

@@ -5,6 +5,7 @@
 
 mod access;
 mod commands;
+mod api;
 mod listener;
 mod parse;
 mod secret;
@@ -121,7 +122,7 @@ fn unreadable(file: &Path, error: &std::io::Error) -> Invalid {
 
 /// A variable with one underscore where two divide the table from the key: it would be passed over.
 fn half_written(name: &str) -> Option<Problem> {
-    const TABLES: [&str; 14] = [
+    const TABLES: [&str; 15] = [
         "GATEWAY",
         "LOG",
         "PKI",
@@ -136,6 +137,7 @@ fn half_written(name: &str) -> Option<Problem> {
         "ANONYMOUS",
         "BUFFER",
         "CLOCK",
+        "API",
     ];
     let rest = name.strip_prefix("TAMPU_").filter(|rest| !rest.contains("__"))?;
     let (table, key) = rest.split_once('_')?;

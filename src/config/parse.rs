@@ -9,6 +9,7 @@ use figment::value::{Dict, Value};
 
 use super::access::{DoorSettings, access, device_match};
 use super::commands::commands;
+use super::api::api;
 use super::listener::{limits, listener, plain, websocket};
 use super::sessions::{retained, sessions};
 use super::sinks::sinks;
@@ -67,6 +68,7 @@ pub(super) fn config(figment: &Figment) -> Result<(Config, Vec<Problem>), Invali
     let buffer = buffer(root.table("buffer"));
     let clock = clock(root.table("clock"));
     let sinks = sinks(&mut root, &streams);
+    let api = api(root.table("api"));
     root.finish();
     let config = Config {
         gateway_id,
@@ -86,6 +88,7 @@ pub(super) fn config(figment: &Figment) -> Result<(Config, Vec<Problem>), Invali
         buffer,
         clock,
         sinks,
+        api,
     };
     Ok((config, notes.problems))
 }

@@ -2,6 +2,7 @@
 
 mod access;
 mod commands;
+mod api;
 mod listener;
 mod retained;
 mod sessions;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 pub use access::*;
 pub use commands::*;
+pub use api::*;
 pub use listener::*;
 pub use retained::*;
 pub use sessions::*;
@@ -58,6 +60,8 @@ pub struct Config {
     pub clock: Clock,
     /// Where readings go.
     pub sinks: Vec<Sink>,
+    /// The REST API.
+    pub api: Api,
 }
 
 /// How logs are written.
