@@ -39,12 +39,25 @@ pub enum Event<'a> {
         /// The same in words; it may hold text of the peer's.
         detail: &'a str,
     },
-    /// An operator has changed something.
+    /// An operator has changed something by a command.
     Changed {
         /// What, in one word, as the command is called.
         change: &'a str,
         /// Of which device, if it is of one.
         device: Option<&'a DeviceId>,
+        /// The same in words.
+        detail: &'a str,
+    },
+    /// Somebody has changed something by the API.
+    ChangedByApi {
+        /// As in `Changed`.
+        change: &'a str,
+        /// As in `Changed`.
+        device: Option<&'a DeviceId>,
+        /// From where.
+        peer: IpAddr,
+        /// The id of the token.
+        token: &'a str,
         /// The same in words.
         detail: &'a str,
     },
@@ -62,7 +75,7 @@ pub struct Entry {
     pub event: String,
     /// Why it was refused, or what was changed.
     pub reason: String,
-    /// To whom it was refused.
+    /// To whom it was refused, or from where it was changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<IpAddr>,
     /// The device, which it has shown to be.
@@ -77,6 +90,9 @@ pub struct Entry {
     /// The user who has changed it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<u32>,
+    /// The id of the token by which it was changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
     /// The same in words.
     pub detail: String,
     /// Entries before this one that were left out, of whatever.
@@ -108,6 +124,7 @@ impl Entry {
             claimed: None,
             client_id: None,
             user: None,
+            token: None,
             detail: detail.to_owned(),
             left_out,
         };
@@ -122,6 +139,12 @@ impl Entry {
             Event::Changed { change, device, detail } => Self {
                 device: device.cloned(),
                 user: Some(rustix::process::getuid().as_raw()),
+                ..entry("changed", change, detail)
+            },
+            Event::ChangedByApi { change, device, peer, token, detail } => Self {
+                peer: Some(peer.to_canonical()),
+                device: device.cloned(),
+                token: Some(token.to_owned()),
                 ..entry("changed", change, detail)
             },
         }

@@ -219,11 +219,16 @@ fn evict_letters(store: &Store, batch: &mut Batch, next: &mut State, most: u64) 
 }
 
 /// The newest dead letters, the newest first.
-pub(super) fn newest_letters(store: &Store, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
+pub(super) fn newest_letters(
+    store: &Store,
+    before: Option<&(Seq, String)>,
+    limit: usize,
+) -> Result<Vec<DeadLetter>, StoreError> {
     let mut names = Names::default();
     let mut letters = Vec::new();
     let mut parts: Vec<Vec<u8>> = Vec::new();
-    for pair in store.pairs(&[key::LETTER], &[key::LETTER + 1]).rev() {
+    let end = before.map_or_else(|| vec![key::LETTER + 1], |(seq, sink)| key::letter(*seq, sink, 0));
+    for pair in store.pairs(&[key::LETTER], &end).rev() {
         if letters.len() >= limit {
             break;
         }

@@ -63,6 +63,7 @@ mod group;
 mod intake;
 mod ledger;
 mod letter;
+mod look;
 mod open;
 mod ranges;
 mod reader;
@@ -97,6 +98,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+pub use self::look::Look;
 pub use self::reader::Reader;
 pub use self::record::{RecordKey, Table};
 use self::thread::{Command, Hub};
@@ -199,8 +201,20 @@ impl Buffer {
     /// # Errors
     /// [`Closed`] when the buffer has ended.
     pub async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, Closed> {
+        self.dead_letters_before(None, limit).await
+    }
+
+    /// As [`Buffer::dead_letters`], of those before the one with this number and sink (empty: unfit for any).
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn dead_letters_before(
+        &self,
+        before: Option<(Seq, String)>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, Closed> {
         let (reply, letters) = oneshot::channel();
-        self.0.0.ask(Command::DeadLetters { limit, reply }).await?;
+        self.0.0.ask(Command::DeadLetters { before, limit, reply }).await?;
         Ok(self.0.0.answer(letters).await?.unwrap_or_default())
     }
 

@@ -33,6 +33,8 @@ const SLOWEST_BYTES_A_SECOND: u64 = 1024 * 1024;
 const READING: &str = "reading from the store";
 /// Raw bytes that one `fetch` reads at most, but for a single larger block.
 const FETCH_BYTES: usize = 64 * 1024;
+/// About so many compressed bytes are looked at at once: the store's thread has other things to do.
+const LOOK_BYTES: usize = 32 * 1024;
 
 /// Why the store did not do what it was told.
 #[derive(Debug, thiserror::Error)]
@@ -321,6 +323,23 @@ impl Store {
             fetched.missing.push((expected, to));
         }
         Ok(fetched)
+    }
+
+    /// The newest blocks that begin before `end`, the newest first, about [`LOOK_BYTES`] of them, and where to look on
+    /// for older ones. A block that is torn is passed over: who looks waits for none.
+    pub(super) fn look(&self, end: Seq) -> Result<(Vec<Block>, Option<Seq>), StoreError> {
+        let (mut blocks, mut bytes, mut end) = (Vec::new(), 0, end);
+        while bytes < LOOK_BYTES {
+            let Some(first) = self.block_at_or_before(end.saturating_sub(1))?.filter(|first| *first < end)
+            else {
+                return Ok((blocks, None));
+            };
+            let block = self.fetch(first, first + 1)?.blocks.pop();
+            bytes += block.as_ref().map_or(LOOK_BYTES / 16, |block| block.data.len());
+            blocks.extend(block);
+            end = first;
+        }
+        Ok((blocks, Some(end)))
     }
 }
 

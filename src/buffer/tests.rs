@@ -173,3 +173,34 @@ fn every_quality_of_service_comes_back_and_an_older_reader_takes_2_for_1() {
         assert_eq!(found.qos, qos);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_looks_sees_everything_once_the_newest_first_and_moves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let cloud = sink("cloud");
+    let device = DeviceId::parse("esp32-01").unwrap();
+    let (buffer, _) = Buffer::open(dir.path(), &settings(), std::slice::from_ref(&cloud)).unwrap();
+    assert!(buffer.look(None).await.unwrap().unwrap().readings.is_empty());
+    let mut writer = buffer.writer();
+    for n in 0..500_u32 {
+        // They do not compress, so that there are several looks.
+        let noise: Vec<u8> =
+            (0..300_u32).map(|at| (n * 300 + at).wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+        append(&mut writer, &device, &noise, None).await;
+    }
+    let (mut seen, mut end, mut looks) = (Vec::new(), None, 0);
+    loop {
+        let look = buffer.look(end).await.unwrap().unwrap();
+        seen.extend(look.readings.iter().map(|reading| reading.seq));
+        looks += 1;
+        match look.rest {
+            Some(rest) => end = Some(rest),
+            None => break,
+        }
+    }
+    assert_eq!(seen, (1..=500).rev().collect::<Vec<_>>());
+    assert!(looks > 1, "a look is bounded");
+    let first = buffer.look(Some(7)).await.unwrap().unwrap();
+    assert_eq!(first.readings.first().map(|reading| reading.seq), Some(6), "in the middle of a block, too");
+    assert_eq!(buffer.status().sinks["cloud"].pending, 500);
+}

@@ -34,10 +34,12 @@ const RETRY_MOST: Duration = Duration::from_secs(10);
 pub(super) enum Command {
     /// The blocks that hold `[from, to)`, or the first of them.
     Fetch { from: Seq, to: Seq, reply: oneshot::Sender<Vec<Block>> },
+    /// The newest blocks that begin before `end`, the newest first, and where to look on.
+    Look { end: Seq, reply: oneshot::Sender<(Vec<Block>, Option<Seq>)> },
     /// A block whose checksum is right but whose content is not.
     Undecodable { first: Seq, end: Seq },
-    /// The newest dead letters.
-    DeadLetters { limit: usize, reply: oneshot::Sender<Vec<DeadLetter>> },
+    /// The newest dead letters before this one.
+    DeadLetters { before: Option<(Seq, String)>, limit: usize, reply: oneshot::Sender<Vec<DeadLetter>> },
     /// All records of a table.
     Records { table: Table, reply: oneshot::Sender<Vec<Record>> },
     /// Put cursors and dead letters on disk now.
@@ -408,12 +410,15 @@ impl Keeper {
                 }
                 reply.send(fetched.blocks).ok();
             }
+            Command::Look { end, reply } => {
+                reply.send(store.look(end)?).ok();
+            }
             Command::Undecodable { first, end } => {
                 tracing::error!(first, last = end - 1, "readings are lost: their block makes no sense");
                 self.hub.ledger.book().lose(first, end);
             }
-            Command::DeadLetters { limit, reply } => {
-                reply.send(commit::newest_letters(store, limit)?).ok();
+            Command::DeadLetters { before, limit, reply } => {
+                reply.send(commit::newest_letters(store, before.as_ref(), limit)?).ok();
             }
             Command::Records { table, reply } => {
                 reply.send(record::table(store, table)?).ok();

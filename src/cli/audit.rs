@@ -69,7 +69,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn for_people(entry: &Entry) -> String {
-    let Entry { time, clock, event, reason, peer, device, claimed, client_id, user, detail, left_out } =
+    let Entry { time, clock, event, reason, peer, device, claimed, client_id, user, token, detail, left_out } =
         entry;
     let mut text = time.format(&Rfc3339).unwrap_or_else(|_| time.to_string());
     if clock != "synchronized" {
@@ -82,6 +82,7 @@ fn for_people(entry: &Entry) -> String {
     text.extend(client_id.iter().map(|id| format!("  client id {id:?}")));
     text.extend(peer.iter().map(|peer| format!("  peer {peer}")));
     text.extend(user.iter().map(|user| format!("  by user {user}")));
+    text.extend(token.iter().map(|token| format!("  by token {token}")));
     text.push_str(&format!("  {detail:?}"));
     if *left_out > 0 {
         text.push_str(&format!("  ({left_out} others left out before it, of whatever)"));
