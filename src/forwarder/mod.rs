@@ -63,6 +63,8 @@ pub struct Forwarder<S> {
     drain: status::Drain,
     remarked: Option<Instant>,
     status: watch::Sender<ForwarderStatus>,
+    /// Whether an operator lets it rest.
+    paused: Option<watch::Receiver<bool>>,
 }
 
 /// Why a forwarder ends.
@@ -105,7 +107,14 @@ impl<S: Sink> Forwarder<S> {
             drain: status::Drain::default(),
             remarked: None,
             status: watch::channel(status).0,
+            paused: None,
         }
+    }
+
+    /// While this says so, nothing is sent; a request in flight is finished.
+    #[must_use]
+    pub fn paused_by(self, paused: watch::Receiver<bool>) -> Self {
+        Self { paused: Some(paused), ..self }
     }
 
     /// What the forwarder is doing, as it changes.
@@ -131,7 +140,7 @@ impl<S: Sink> Forwarder<S> {
 
     async fn round(&mut self, cancel: &CancellationToken) -> Result<(), End> {
         self.pause_until(self.pace.next(), cancel).await?;
-        let readings = self.read(cancel).await?;
+        let Some(readings) = self.read(cancel).await? else { return Ok(()) };
         self.enter(State::Running);
         let behind = self.behind(&readings);
         let timed = self.timed(&readings);
@@ -163,7 +172,8 @@ impl<S: Sink> Forwarder<S> {
         ended
     }
 
-    async fn read(&mut self, cancel: &CancellationToken) -> Result<Vec<Reading>, End> {
+    /// `None`: it may be that it is to rest.
+    async fn read(&mut self, cancel: &CancellationToken) -> Result<Option<Vec<Reading>>, End> {
         if self.reader.pending() == 0 {
             self.enter(State::Idle);
             self.is_trusting = false;
@@ -173,7 +183,8 @@ impl<S: Sink> Forwarder<S> {
         tokio::select! {
             biased;
             () = cancel.cancelled() => Err(End::Cancelled),
-            readings = self.reader.next(limits) => Ok(readings?),
+            () = changed(&mut self.paused) => Ok(None),
+            readings = self.reader.next(limits) => Ok(Some(readings?)),
         }
     }
 
@@ -408,14 +419,23 @@ impl<S: Sink> Forwarder<S> {
     async fn pause_until(&mut self, moment: Instant, cancel: &CancellationToken) -> Result<(), End> {
         tokio::select! {
             biased;
-            () = cancel.cancelled() => Err(End::Cancelled),
-            () = tokio::time::sleep_until(moment) => Ok(()),
+            () = cancel.cancelled() => return Err(End::Cancelled),
+            () = tokio::time::sleep_until(moment) => {}
         }
+        while self.paused.as_ref().is_some_and(|paused| *paused.borrow()) {
+            self.enter(State::Paused);
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Err(End::Cancelled),
+                () = changed(&mut self.paused) => {}
+            }
+        }
+        Ok(())
     }
 
     fn enter(&self, state: State) {
         self.publish(|status| {
-            if matches!(state, State::Waiting { .. } | State::Holding { .. }) {
+            if matches!(state, State::Waiting { .. } | State::Holding { .. } | State::Paused) {
                 status.drain_estimate_s = None;
             }
             status.state = state;
@@ -443,6 +463,18 @@ impl<S: Sink> Forwarder<S> {
             Resolved::At(at_ms, _) => at_ms,
             Resolved::Wait => stamp.wall_ms,
         }
+    }
+}
+
+/// Waits until something has changed; for ever if nothing can.
+async fn changed(switch: &mut Option<watch::Receiver<bool>>) {
+    if let Some(receiver) = switch
+        && receiver.changed().await.is_err()
+    {
+        *switch = None;
+    }
+    if switch.is_none() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -59,6 +59,8 @@ pub enum State {
     },
     /// Readings wait for their true time.
     ClockWait,
+    /// An operator lets it rest; readings are kept meanwhile.
+    Paused,
 }
 
 /// Something that went wrong.

@@ -1,5 +1,6 @@
 //! A scripted sink and a real buffer, in paused time.
 
+mod pausing;
 mod suspicion;
 
 use std::collections::BTreeMap;
