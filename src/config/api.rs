@@ -26,7 +26,7 @@ pub(super) fn api(mut table: Table) -> Api {
     let api = Api {
         commands_per_minute: rate("commands_per_minute", default.commands_per_minute),
         changes_per_minute: rate("changes_per_minute", default.changes_per_minute),
-        reads_per_minute: rate("reads_per_minute", default.reads_per_minute),
+        requests_per_minute: rate("requests_per_minute", default.requests_per_minute),
         failures_per_minute: rate("failures_per_minute", default.failures_per_minute),
         enabled: table.value("enabled", "true or false").unwrap_or(default.enabled),
         max_connections: table.count("max_connections", 2..=10_000).unwrap_or(default.max_connections),

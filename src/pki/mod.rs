@@ -276,6 +276,14 @@ impl Pki {
     /// # Errors
     /// When the directory cannot be read.
     pub fn devices(&self) -> Result<Vec<Result<Device, PkiError>>, PkiError> {
+        Ok(self.device_names()?.iter().map(|name| self.device(name)).collect())
+    }
+
+    /// The names of the devices that were given a certificate, in order.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn device_names(&self) -> Result<Vec<DeviceId>, PkiError> {
         let dir = self.devices_dir();
         let failed = |source| PkiError::io("reading the directory", &dir, source);
         let mut names = Vec::new();
@@ -285,7 +293,7 @@ impl Pki {
             names.extend(name.and_then(|name| DeviceId::parse(name).ok()));
         }
         names.sort();
-        Ok(names.iter().map(|name| self.device(name)).collect())
+        Ok(names)
     }
 
     /// One device.

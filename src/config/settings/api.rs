@@ -18,8 +18,8 @@ pub struct Api {
     pub commands_per_minute: u32,
     /// Other changes of one token a minute, and so many at once.
     pub changes_per_minute: u32,
-    /// Requests that only ask, of one token a minute, and so many at once.
-    pub reads_per_minute: u32,
+    /// Requests of one token a minute in all, and so many at once.
+    pub requests_per_minute: u32,
     /// Wrong tokens of one address (of IPv6: a /64) a minute that are looked at.
     pub failures_per_minute: u32,
 }
@@ -33,7 +33,7 @@ impl Default for Api {
             max_connections: 64,
             commands_per_minute: 10,
             changes_per_minute: 60,
-            reads_per_minute: 600,
+            requests_per_minute: 600,
             failures_per_minute: 10,
         }
     }
