@@ -23,7 +23,23 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("sink", &["message", "config", "clock"]),
     ("forwarder", &["message", "config", "clock", "tasks", "buffer", "sink"]),
     ("web", &["message", "config", "clock", "tasks", "pki", "authorize"]),
-    ("api", &["message", "clock", "buffer", "forwarder", "broker", "relay"]),
+    (
+        "api",
+        &[
+            "message",
+            "config",
+            "clock",
+            "tasks",
+            "buffer",
+            "forwarder",
+            "broker",
+            "relay",
+            "authorize",
+            "pki",
+            "audit",
+            "web",
+        ],
+    ),
 ];
 
 /// The wiring and what stands on it may import anything.

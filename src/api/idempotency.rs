@@ -18,15 +18,19 @@ use ring::digest::{Context, Digest, SHA256};
 use super::access::Caller;
 use super::extract;
 use super::problem::Problem;
-use super::rest::{MAX_BODY_BYTES, Rest};
+use super::rest::Rest;
 
 /// The header.
 pub(super) const HEADER: &str = "idempotency-key";
+/// Where the key is kept with what was made.
+const COMMANDS: &str = "/api/v1/commands";
 const MAX_KEY_BYTES: usize = 128;
 
 const MAX_ANSWERS: usize = 256;
 /// A larger answer is not remembered.
 const MAX_ANSWER_BYTES: usize = 16 * 1024;
+/// No POST is answered with more.
+const MAX_MADE_BYTES: usize = 1024 * 1024;
 const REMEMBERED_FOR: Duration = Duration::from_secs(3_600);
 
 /// What was answered of late.
@@ -127,7 +131,8 @@ pub(super) async fn remember(State(rest): State<Arc<Rest>>, request: Request, ne
 }
 
 async fn try_remember(rest: &Rest, request: Request, next: Next) -> Result<Response, Problem> {
-    let Some(own) = key_of(request.headers())?.filter(|_| request.method() == Method::POST) else {
+    let is_for_us = request.method() == Method::POST && request.uri().path() != COMMANDS;
+    let Some(own) = key_of(request.headers())?.filter(|_| is_for_us) else {
         return Ok(next.run(request).await);
     };
     let caller = request.extensions().get::<Caller>().expect("`authenticate` comes before this");
@@ -143,8 +148,7 @@ async fn try_remember(rest: &Rest, request: Request, next: Next) -> Result<Respo
         return Ok(response);
     }
     let (parts, body) = response.into_parts();
-    let bytes =
-        axum::body::to_bytes(body, MAX_BODY_BYTES.max(MAX_ANSWER_BYTES)).await.map_err(Problem::internal)?;
+    let bytes = axum::body::to_bytes(body, MAX_MADE_BYTES).await.map_err(Problem::internal)?;
     if bytes.len() <= MAX_ANSWER_BYTES {
         entered.key = None;
         rest.answers.keep(&key, parts.clone(), bytes.clone());

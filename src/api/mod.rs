@@ -6,6 +6,7 @@
 
 mod access;
 pub mod client;
+mod commands;
 mod devices;
 mod extract;
 mod health;

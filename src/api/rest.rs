@@ -18,11 +18,12 @@ use super::access::{self, Guards};
 use super::idempotency::{self, Answers};
 use super::limits::Limits;
 use super::problem::{Kind, Problem};
-use super::{Handles, Switches, devices, health, keys, openapi, readings, sinks, store};
+use super::{Handles, Switches, commands, devices, health, keys, openapi, readings, sinks, store};
 use crate::audit::Audit;
 use crate::authorize::refusals::Refusals;
 use crate::config::{self, ClientAuth};
 use crate::pki::{Pki, ServerTls};
+use crate::relay::Ledger;
 
 /// The largest body of a request.
 pub(super) const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -42,6 +43,8 @@ pub struct Parts {
     pub client_auth: ClientAuth,
     /// Where the registry of devices is.
     pub data_dir: PathBuf,
+    /// Commands.
+    pub ledger: Ledger,
     /// Who may ask.
     pub guards: watch::Receiver<Guards>,
     /// Told when the registry was changed, so that the change is in force at once.
@@ -109,6 +112,9 @@ pub(super) fn v1() -> OpenApiRouter<Arc<Rest>> {
         .routes(routes!(keys::list, keys::create))
         .routes(routes!(keys::revoke))
         .routes(routes!(keys::rotate))
+        .routes(routes!(commands::list, commands::create))
+        .routes(routes!(commands::one))
+        .routes(routes!(commands::cancel))
         .routes(routes!(readings::list))
         .routes(routes!(readings::latest))
         .routes(routes!(sinks::list))

@@ -32,7 +32,7 @@ pub struct Handles {
     pub gateway_id: String,
     /// Where it listens for MQTT over TLS.
     pub listener: SocketAddr,
-    /// Where it listens besides: `websocket`, `plain`.
+    /// Where it listens besides: `websocket`, `plain`, `api`.
     pub more_listeners: BTreeMap<&'static str, SocketAddr>,
     /// The clock.
     pub clock: Clock,
@@ -70,7 +70,7 @@ pub struct Status {
     pub pid: u32,
     /// Where it listens for MQTT over TLS.
     pub listener: SocketAddr,
-    /// Where it listens besides: `websocket`, `plain`.
+    /// Where it listens besides: `websocket`, `plain`, `api`.
     pub more_listeners: BTreeMap<&'static str, SocketAddr>,
     /// Whether the wall clock is synchronised.
     pub clock_synchronized: bool,

@@ -4,8 +4,8 @@
 //! Settings come from a TOML file and from variables such as `TAMPU_LISTENER__ADDRESS`, which win.
 
 mod access;
-mod commands;
 mod api;
+mod commands;
 mod listener;
 mod parse;
 mod secret;

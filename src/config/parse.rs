@@ -8,8 +8,8 @@ use figment::Figment;
 use figment::value::{Dict, Value};
 
 use super::access::{DoorSettings, access, device_match};
-use super::commands::commands;
 use super::api::api;
+use super::commands::commands;
 use super::listener::{limits, listener, plain, websocket};
 use super::sessions::{retained, sessions};
 use super::sinks::sinks;

@@ -1,8 +1,8 @@
 //! The settings as the program uses them, one struct a module, with their defaults.
 
 mod access;
-mod commands;
 mod api;
+mod commands;
 mod listener;
 mod retained;
 mod sessions;
@@ -13,8 +13,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use access::*;
-pub use commands::*;
 pub use api::*;
+pub use commands::*;
 pub use listener::*;
 pub use retained::*;
 pub use sessions::*;

@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
+use tokio::sync::{Notify, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::authorize::{Authorizer, KeyFiles, Registry};
+use crate::api::Guards;
+use crate::authorize::{ApiTokens, Authorizer, Document, KeyFiles, Registry};
 use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::config::{self, Config};
@@ -24,7 +26,11 @@ const REMIND_EVERY: Duration = Duration::from_secs(3_600);
 
 /// Everything that decides. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct AccessControl(Arc<Mutex<State>>);
+pub(super) struct AccessControl {
+    state: Arc<Mutex<State>>,
+    guards: watch::Receiver<Guards>,
+    registry_changed: Arc<Notify>,
+}
 
 #[derive(Debug)]
 struct State {
@@ -32,6 +38,8 @@ struct State {
     streams: Vec<config::Stream>,
     registry: Registry,
     keys: KeyFiles,
+    tokens: Document<ApiTokens>,
+    guards: watch::Sender<Guards>,
     clock: Clock,
     tls: ServerTls,
     /// When a certificate is to be revoked that is still good.
@@ -50,9 +58,22 @@ impl AccessControl {
         let (access, streams) = (config.access.clone(), config.streams.clone());
         tls.refresh_lists(false);
         let (told, revoke_next) = (BTreeMap::new(), None);
-        let mut state = State { access, streams, registry, keys, clock, tls, revoke_next, told };
+        let tokens = Document::open(&config.data_dir);
+        let (sender, guards) = watch::channel(Guards { tokens: tokens.content(), issuers: keys.keys() });
+        let mut state =
+            State { access, streams, registry, keys, tokens, guards: sender, clock, tls, revoke_next, told };
         state.tell_troubles();
-        Self(Arc::new(Mutex::new(state)))
+        Self { state: Arc::new(Mutex::new(state)), guards, registry_changed: Arc::default() }
+    }
+
+    /// Who may use the API, as it is now.
+    pub(super) fn guards(&self) -> watch::Receiver<Guards> {
+        self.guards.clone()
+    }
+
+    /// Tell this when the registry was changed: it is looked at without waiting.
+    pub(super) fn registry_changed(&self) -> Arc<Notify> {
+        Arc::clone(&self.registry_changed)
     }
 
     /// The rules as they are now.
@@ -65,6 +86,7 @@ impl AccessControl {
         let mut state = self.state();
         state.keys.set(&access.issuers);
         state.tell_troubles();
+        state.set_guards();
         state.access = access.clone();
         state.streams = streams.to_vec();
         state.apply(broker);
@@ -85,6 +107,7 @@ impl AccessControl {
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
+                () = self.registry_changed.notified() => {}
                 () = cancel.cancelled() => return,
             }
             let (access, broker) = (self.clone(), broker.clone());
@@ -96,7 +119,7 @@ impl AccessControl {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().expect("no panic under this lock")
+        self.state.lock().expect("no panic under this lock")
     }
 }
 
@@ -115,7 +138,12 @@ impl State {
 
     fn look(&mut self, broker: &Broker) {
         let (devices_changed, keys_changed) = (self.registry.look(), self.keys.look());
+        let tokens_changed = self.tokens.look();
         self.tell_troubles();
+        if tokens_changed || keys_changed {
+            self.set_guards();
+            tracing::info!(tokens_changed, keys_changed, "who may use the API has changed");
+        }
         let lists_changed = self.tls.refresh_lists(false);
         let is_due = self.revoke_next.is_some_and(|at| at <= self.clock.trusted_now());
         if devices_changed || is_due || keys_changed || lists_changed {
@@ -129,11 +157,19 @@ impl State {
         }
     }
 
+    fn set_guards(&self) {
+        self.guards.send_replace(Guards { tokens: self.tokens.content(), issuers: self.keys.keys() });
+    }
+
     /// Says what is wrong, at once and then now and again.
     fn tell_troubles(&mut self) {
         let keys = self.keys.troubles().map(ToString::to_string);
-        let troubles: Vec<_> =
-            self.registry.trouble().map(ToString::to_string).into_iter().chain(keys).collect();
+        let troubles: Vec<_> = [self.registry.trouble(), self.tokens.trouble()]
+            .into_iter()
+            .flatten()
+            .map(ToString::to_string)
+            .chain(keys)
+            .collect();
         self.told.retain(|told, at| troubles.contains(told) && at.elapsed() < REMIND_EVERY);
         for trouble in troubles {
             if let Entry::Vacant(new) = self.told.entry(trouble) {

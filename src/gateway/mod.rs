@@ -5,6 +5,7 @@ mod care;
 mod maintenance;
 pub mod owner;
 mod reload;
+mod rest;
 mod signals;
 
 use std::collections::BTreeMap;
@@ -18,7 +19,7 @@ use tokio::sync::watch;
 
 use self::signals::Asked;
 pub use self::signals::Signals;
-use crate::api::{Api, CertificateFigures, Handles};
+use crate::api::{Api, CertificateFigures, Handles, Switches};
 use crate::audit::Audit;
 use crate::authorize::{Authenticator, refusals::Refusals};
 use crate::broker::{self, Broker};
@@ -175,7 +176,8 @@ impl Gateway {
         let clock = start_clock(&config, buffer.boot_offsets())?;
         let pki = Pki::open_or_create(&pki_dir(&config), &config.pki, &config.gateway_id, &clock)?;
 
-        let forwarders = start_forwarders(&config, &buffer, &clock, &tasks);
+        let switches = rest::switches(&config);
+        let forwarders = start_forwarders(&config, &buffer, &clock, &switches, &tasks);
 
         let audit = start_audit(&config, &clock);
         let refusals = Refusals::new(audit.clone());
@@ -193,11 +195,14 @@ impl Gateway {
         );
 
         let listeners = bind_all(&config)?;
+        let rest = rest::bind(&config, &tls, &refusals);
+        let more = listeners[1..].iter().map(|(_, address, name)| (*name, *address));
+        let more = more.chain(rest.iter().map(|(_, address)| ("api", *address)));
         let (certificates_sender, certificates) = watch::channel(CertificateFigures::default());
         let handles = Handles {
             gateway_id: config.gateway_id.to_string(),
             listener: listeners[0].1,
-            more_listeners: listeners[1..].iter().map(|(_, address, name)| (*name, *address)).collect(),
+            more_listeners: more.collect(),
             clock,
             buffer,
             broker,
@@ -214,7 +219,7 @@ impl Gateway {
         let cancel = service.cancelled().clone();
         service.essential("care", care::run(pki.clone(), tls.clone(), certificates_sender, cancel));
         let name = config.access.certificate_name;
-        let entrance = Entrance::new(&config.listener, &config.limits, tls.clone(), name, refusals);
+        let entrance = Entrance::new(&config.listener, &config.limits, tls.clone(), name, refusals.clone());
         let accepting = tasks.spawner(Stage::Listener);
         for (listener, address, name) in listeners {
             let broker = handles.broker.clone();
@@ -222,6 +227,18 @@ impl Gateway {
             let (sessions, cancel) = (tasks.spawner(Stage::Sessions), accepting.cancelled().clone());
             accepting.essential(name, listener.run(entrance.clone(), serve, sessions, cancel));
             tracing::info!(%address, data = %config.data_dir.display(), "accepting devices ({name})");
+        }
+        if let Some(bound) = rest {
+            let needed = rest::Needed {
+                handles: &handles,
+                pki: &pki,
+                tls: &tls,
+                access: &access,
+                switches,
+                refusals,
+                audit: &audit,
+            };
+            rest::start(bound, needed, &config, &tasks);
         }
         let gateway = Self { config, file, tasks, pki, tls, handles, access, audit };
         gateway.say_what_is_next();
@@ -393,6 +410,7 @@ fn start_forwarders(
     config: &Config,
     buffer: &Buffer,
     clock: &Clock,
+    switches: &Switches,
     tasks: &Tasks,
 ) -> BTreeMap<String, watch::Receiver<ForwarderStatus>> {
     let spawner = tasks.spawner(Stage::Forwarders);
@@ -407,7 +425,10 @@ fn start_forwarders(
         };
         let reader =
             buffer.reader(&settings.name).expect("each sink was named to the buffer and has one reader");
-        let forwarder = Forwarder::new(settings, sink, reader, clock.clone());
+        let mut forwarder = Forwarder::new(settings, sink, reader, clock.clone());
+        if let Some(paused) = switches.of(&settings.name) {
+            forwarder = forwarder.paused_by(paused);
+        }
         handles.insert(settings.name.to_string(), forwarder.status());
         spawner.essential(format!("forwarder {}", settings.name), forwarder.run(spawner.cancelled().clone()));
     }

@@ -68,6 +68,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("retained", old.retained != new.retained),
         ("buffer", old.buffer != new.buffer),
         ("clock", old.clock != new.clock),
+        ("api", old.api != new.api),
         ("sink", old.sinks != new.sinks),
         ("stream (for the sinks)", old.streams != new.streams && !new.sinks.is_empty()),
     ];

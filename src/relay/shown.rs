@@ -13,11 +13,14 @@ use crate::clock::{Clock, Resolved, TimeQuality};
 use crate::message::{CommandId, DeviceId, Stamp};
 
 /// A command, for JSON.
-#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[schema(as = Command)]
 pub struct Shown {
     /// Its name.
+    #[schema(value_type = String, format = "uuid")]
     pub id: CommandId,
     /// Whom it is for.
+    #[schema(value_type = String)]
     pub device: DeviceId,
     /// What it is published to.
     pub topic: String,
@@ -49,6 +52,7 @@ pub struct Shown {
     /// How often it was given to the device.
     pub attempts: u32,
     /// When it came to each state, the last time.
+    #[schema(value_type = BTreeMap<String, Option<String>>)]
     pub times: BTreeMap<State, ShownStep>,
 }
 

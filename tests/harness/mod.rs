@@ -54,6 +54,7 @@ impl Home {
             ("TAMPU_GATEWAY__ID", "gw".to_owned()),
             ("TAMPU_GATEWAY__DATA_DIR", data),
             ("TAMPU_LISTENER__ADDRESS", "127.0.0.1:0".to_owned()),
+            ("TAMPU_API__ADDRESS", "127.0.0.1:0".to_owned()),
             ("TAMPU_LOG__FORMAT", "json".to_owned()),
             ("TAMPU_CLOCK__SOURCE", "trusted".to_owned()),
         ];
