@@ -203,6 +203,7 @@ fn tampu_config(address: SocketAddr, dir: &Path, pki: &Pki, doors: Doors) -> any
         "[gateway]\nid = \"bench\"\ndata_dir = {data:?}\n\
          [pki]\nca_cert = {ca:?}\nserver_cert = {cert:?}\nserver_key = {key:?}\n\
          [listener]\naddress = \"{address}\"\n\
+         [api]\nenabled = false\n\
          {limits}[clock]\nsource = \"trusted\"\n\
          [[acl]]\ndevice = \"watcher\"\nsubscribe = [\"#\"]\n\
          [[stream]]\nname = \"readings\"\ntopic = \"+/readings\"\nformat = \"json\"\n",

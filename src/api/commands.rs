@@ -39,13 +39,12 @@ pub(super) struct WantedCommand {
     #[schema(value_type = String, min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9_:@-][A-Za-z0-9_.:@-]{0,63}$")]
     device: DeviceId,
     /// What it is published to. The device gets it if it has subscribed to that.
-    #[schema(min_length = 1, max_length = 256, pattern = "^[A-Za-z0-9_.:@-]+(/[A-Za-z0-9_.:@-]+)*$")]
+    #[schema(min_length = 1, pattern = "^[^+#]+$")]
     topic: String,
     /// What is published: a text as it is, anything else as JSON.
     #[schema(value_type = Option<serde_json::Value>)]
     payload: Option<Box<RawValue>>,
     /// What is published, in base64, instead of `payload`.
-    #[schema(max_length = 12000, pattern = "^([A-Za-z0-9+/]{4}){0,2999}$")]
     payload_base64: Option<String>,
     /// 0, 1 (the default) or 2. With 1 and 2 the device acknowledges it.
     #[schema(minimum = 0, maximum = 2)]
@@ -58,7 +57,7 @@ pub(super) struct WantedCommand {
     #[schema(min_length = 1, max_length = 64)]
     key: Option<String>,
     /// Where the device answers whether it has done it. Without it the command is done when the device has it.
-    #[schema(min_length = 1, max_length = 256, pattern = "^[A-Za-z0-9_.:@-]+(/[A-Za-z0-9_.:@-]+)*$")]
+    #[schema(min_length = 1, pattern = "^[^+#]+$")]
     reply_topic: Option<String>,
 }
 
@@ -67,7 +66,6 @@ pub(super) struct WantedCommand {
 #[into_params(parameter_in = Query)]
 pub(super) struct Selection {
     /// Only for this device.
-    #[param(max_length = 64)]
     device: Option<String>,
     /// Only in this state.
     #[param(inline)]
@@ -79,7 +77,6 @@ pub(super) struct Selection {
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
     /// `next` of the page before.
-    #[param(max_length = 256)]
     cursor: Option<String>,
 }
 

@@ -73,7 +73,6 @@ pub(super) struct NewDevice {
     #[schema(value_type = String, min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9_:@-][A-Za-z0-9_.:@-]{0,63}$")]
     name: DeviceId,
     /// A certificate request (PEM) that the device has made. Without it the gateway makes a key, and shows it once.
-    #[schema(max_length = 16384)]
     csr: Option<String>,
 }
 
@@ -82,7 +81,6 @@ pub(super) struct NewDevice {
 #[serde(deny_unknown_fields)]
 pub(super) struct NewCertificate {
     /// As with a new device.
-    #[schema(max_length = 16384)]
     csr: Option<String>,
     /// Revoke those that the device has after so many seconds; without it they stay good.
     #[schema(minimum = 0, maximum = 3_162_240_000_u64)]
@@ -218,7 +216,7 @@ pub(super) async fn revoke(
 ) -> Result<Json<Device>, Problem> {
     let name = shape::device(&name)?;
     let device = rest.blocking(move |parts| {
-        let serial = serial.map(|serial| serial.to_ascii_lowercase());
+        let serial = serial.map(|serial| serial_number(&serial)).transpose()?;
         let wanted = revocable(parts, &name, serial.as_deref())?;
         let now = now(parts);
         let update = |devices: &mut Devices| Ok::<_, DocumentError>(devices.revoke(&name, &wanted, now));
@@ -328,6 +326,15 @@ fn found(parts: &Parts, known: &Devices, name: DeviceId) -> Result<Device, Probl
         groups,
         name,
     })
+}
+
+/// As certificates have it.
+fn serial_number(text: &str) -> Result<String, Problem> {
+    let is_hexadecimal = text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match is_hexadecimal && (2..=64).contains(&text.len()) && text.len().is_multiple_of(2) {
+        true => Ok(text.to_ascii_lowercase()),
+        false => Err(Problem::invalid("serial is 2 to 64 hexadecimal digits, two a byte")),
+    }
 }
 
 fn issue(parts: &Parts, name: &DeviceId, csr: Option<&str>, issue: Issue) -> Result<Issued, Problem> {

@@ -6,11 +6,12 @@ use axum::extract::rejection::{BytesRejection, FailedToBufferBody, JsonRejection
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 
 use super::problem::{Kind, Problem};
 use crate::web::TooSlow;
 
-/// A body of JSON.
+/// A body of JSON: an object. (serde would take a list for an object whose members are given in order.)
 pub(super) struct Body<T>(pub(super) T);
 
 /// What stands behind the `?`.
@@ -23,10 +24,13 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        match Json::from_request(request, state).await {
-            Ok(Json(body)) => Ok(Self(body)),
-            Err(rejection) => Err(of_json(&rejection)),
+        let Json(body) = Json::<Box<RawValue>>::from_request(request, state)
+            .await
+            .map_err(|rejection| of_json(&rejection))?;
+        if !body.get().starts_with('{') {
+            return Err(Problem::invalid("the body is an object of JSON, such as {}"));
         }
+        serde_json::from_str(body.get()).map(Self).map_err(|error| Problem::invalid(error.to_string()))
     }
 }
 
@@ -59,7 +63,6 @@ pub(super) async fn bytes(request: Request) -> Result<Bytes, Problem> {
 
 fn of_json(rejection: &JsonRejection) -> Problem {
     match rejection {
-        JsonRejection::JsonDataError(error) => Problem::invalid(error.body_text()),
         JsonRejection::MissingJsonContentType(_) => Problem::new(
             Kind::UnsupportedMediaType,
             "send the body as JSON, with the header Content-Type: application/json",

@@ -159,11 +159,13 @@ async fn try_remember(rest: &Rest, request: Request, next: Next) -> Result<Respo
 /// The key of a request, if it has one.
 pub(super) fn key_of(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(value) = headers.get(HEADER) else { return Ok(None) };
-    let is_good = |text: &&str| (1..=MAX_KEY_BYTES).contains(&text.len());
+    let is_good = |text: &&str| {
+        (1..=MAX_KEY_BYTES).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+    };
     match value.to_str().ok().filter(is_good) {
         Some(text) => Ok(Some(text.to_owned())),
         None => Err(Problem::malformed(format!(
-            "an Idempotency-Key has 1 to {MAX_KEY_BYTES} ASCII characters, such as a UUID"
+            "an Idempotency-Key has 1 to {MAX_KEY_BYTES} visible ASCII characters, such as a UUID"
         ))),
     }
 }

@@ -60,8 +60,12 @@ pub(super) fn complete(document: &mut OpenApi) {
         .description("What went wrong, and what would be right")
         .content("application/problem+json", content)
         .build();
-    for item in document.paths.paths.values_mut() {
-        for operation in operations(item) {
+    for (path, item) in &mut document.paths.paths {
+        for (method, operation) in operations(item) {
+            let words =
+                path.split('/').map(|word| word.trim_matches(['{', '}'])).filter(|word| !is_prefix(word));
+            let words: Vec<_> = std::iter::once(method).chain(words).collect();
+            operation.operation_id = Some(words.join("_").replace('-', "_"));
             operation.responses.responses.insert("default".to_owned(), problem.clone().into());
         }
         if let Some(post) = &mut item.post {
@@ -78,9 +82,14 @@ pub(super) fn complete(document: &mut OpenApi) {
     }
 }
 
-fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+fn is_prefix(word: &str) -> bool {
+    matches!(word, "" | "api" | "v1")
+}
+
+fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {
     let PathItem { get, post, put, delete, patch, .. } = item;
-    [get, post, put, delete, patch].into_iter().filter_map(Option::as_mut)
+    let all = [("get", get), ("post", post), ("put", put), ("delete", delete), ("patch", patch)];
+    all.into_iter().filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
 }
 
 /// The document as it is served.

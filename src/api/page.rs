@@ -17,7 +17,6 @@ pub(super) struct Paging {
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
     /// `next` of the page before.
-    #[param(max_length = 256)]
     cursor: Option<String>,
 }
 
@@ -58,7 +57,7 @@ pub(super) fn place<T>(
     let decoded = URL_SAFE_NO_PAD.decode(cursor).ok().and_then(|bytes| String::from_utf8(bytes).ok());
     let place = decoded.and_then(|text| parse(&text));
     place.map(Some).ok_or_else(|| {
-        Problem::malformed("cursor is not one of this list: take `next` of the page before, unchanged")
+        Problem::invalid("cursor is not one of this list: take `next` of the page before, unchanged")
     })
 }
 

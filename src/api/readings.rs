@@ -70,10 +70,8 @@ pub(super) struct Reading {
 #[into_params(parameter_in = Query)]
 pub(super) struct Selection {
     /// Only of this device.
-    #[param(max_length = 64)]
     device: Option<String>,
     /// Only of this stream.
-    #[param(max_length = 64)]
     stream: Option<String>,
     /// Only those received at this time or later.
     #[param(format = DateTime)]
@@ -85,7 +83,6 @@ pub(super) struct Selection {
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
     /// `next` of the page before.
-    #[param(max_length = 256)]
     cursor: Option<String>,
 }
 
@@ -94,10 +91,8 @@ pub(super) struct Selection {
 #[into_params(parameter_in = Query)]
 pub(super) struct LatestOf {
     /// Only of this device.
-    #[param(max_length = 64)]
     device: Option<String>,
     /// Only of this stream.
-    #[param(max_length = 64)]
     stream: Option<String>,
 }
 

@@ -79,6 +79,9 @@ names = ["localhost", "127.0.0.1"]
 [listener]
 address = "{address}"
 
+[api]
+enabled = false
+
 [buffer]
 max_size = "64 MiB"
 min_free = "16 MiB"

@@ -226,6 +226,7 @@ fn without_a_configuration_the_daemon_runs_and_says_what_to_do_next() {
         .arg("run")
         .env("STATE_DIRECTORY", home.path("data"))
         .env("TAMPU_LISTENER__ADDRESS", "127.0.0.1:0")
+        .env("TAMPU_API__ADDRESS", "127.0.0.1:0")
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())
         .stderr(log)
