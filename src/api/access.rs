@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use super::problem::{Kind, Problem};
 use super::rest::Rest;
 use crate::audit::Event;
-use crate::authorize::refusals::Refusal;
+use crate::authorize::refusals::{Refusal, Whom};
 use crate::authorize::{ApiTokens, Bearer, Scope, TokenKeys, origin};
 use crate::message::DeviceId;
 use crate::web::Peer;
@@ -166,7 +166,7 @@ pub(super) async fn note_refusals(State(rest): State<Arc<Rest>>, request: Reques
             Kind::TooManyRequests => Refusal::ApiTooFast,
             _ => Refusal::ApiRequestWrong,
         };
-        rest.parts.refusals.record(reason, peer, None, &format!("{what}: {}", problem.detail));
+        rest.parts.refusals.record(reason, Whom::at(peer), &format!("{what}: {}", problem.detail));
     }
     response
 }

@@ -76,7 +76,6 @@ impl Rest {
 }
 
 /// The routes of the API.
-#[must_use]
 pub fn router(parts: Parts, settings: &config::Api) -> Router {
     let rest = Arc::new(Rest { parts, limits: Limits::new(settings), answers: Answers::default() });
     let (v1, mut document) = v1().split_for_parts();

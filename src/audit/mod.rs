@@ -76,7 +76,7 @@ impl Audit {
     pub fn record(&self, event: Event<'_>, left_out: u64) {
         let Some(handle) = &self.0 else { return };
         let left_out = left_out + handle.left_out.swap(0, Ordering::Relaxed);
-        let order = Order::Write(Entry::new(event, handle.clock.stamp(), left_out));
+        let order = Order::Write(Box::new(Entry::new(event, handle.clock.stamp(), left_out)));
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = handle.orders.try_send(order) {
             handle.left_out.fetch_add(left_out + 1, Ordering::Relaxed);
         }

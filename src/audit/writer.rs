@@ -17,7 +17,7 @@ const MAX_BURST_BYTES: f64 = 64.0 * 1024.0;
 const ERROR_PERIOD: Duration = Duration::from_secs(3_600);
 
 pub(super) enum Order {
-    Write(Entry),
+    Write(Box<Entry>),
     /// Tells when everything before it is on disk.
     Flush(SyncSender<()>),
 }
@@ -55,7 +55,7 @@ impl Writer {
             };
             match order {
                 Ok(Order::Write(entry)) => {
-                    self.take(entry);
+                    self.take(*entry);
                     due.get_or_insert_with(|| self.due());
                 }
                 Ok(Order::Flush(done)) => {

@@ -145,6 +145,15 @@ impl Devices {
         new
     }
 
+    /// Forgets the revocations of certificates that had expired 30 days before this time, which must be over for
+    /// certain: TLS refuses those, whatever the registry says.
+    pub fn forget_expired(&mut self, certainly_past: OffsetDateTime) {
+        let before = certainly_past - FORGET_AFTER;
+        for known in self.devices.values_mut() {
+            known.revoked.retain(|revoked| revoked.not_after.is_none_or(|end| end > before));
+        }
+    }
+
     /// The devices as they are at this time, when what is to be revoked later is not revoked yet; and when that
     /// will be the next time.
     #[must_use]
@@ -168,15 +177,6 @@ impl Content for Devices {
 
     fn version(&self) -> u32 {
         self.version
-    }
-
-    /// Forgets the revocations of certificates that had expired 30 days before this time, which must be over for
-    /// certain: TLS refuses those, whatever the registry says.
-    pub fn forget_expired(&mut self, certainly_past: OffsetDateTime) {
-        let before = certainly_past - FORGET_AFTER;
-        for known in self.devices.values_mut() {
-            known.revoked.retain(|revoked| revoked.not_after.is_none_or(|end| end > before));
-        }
     }
 
     /// Forgets devices of which there is nothing to know.

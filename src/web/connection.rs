@@ -25,7 +25,7 @@ use super::body::Timed;
 use super::places::Place;
 use super::stall::Stalling;
 use super::{Peer, Tls, Way};
-use crate::authorize::refusals::Refusal;
+use crate::authorize::refusals::{Refusal, Whom};
 use crate::message::{CertificateId, DeviceId};
 use crate::pki::{NoDevice, witness};
 
@@ -68,7 +68,7 @@ impl Visitor {
     }
 
     fn refuse(&self, reason: Refusal, detail: &str) {
-        self.way.refusals.record(reason, self.address.ip(), None, detail);
+        self.way.refusals.record(reason, Whom::at(self.address.ip()), detail);
     }
 
     async fn converse<S>(&self, stream: S, peer: Peer, router: Router, cancel: CancellationToken)

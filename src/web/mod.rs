@@ -26,7 +26,7 @@ use tracing::{debug, warn};
 
 use self::connection::Visitor;
 use self::places::Places;
-use crate::authorize::refusals::Refusals;
+use crate::authorize::refusals::{Refusals, Whom};
 use crate::config::{CertificateName, ClientAuth};
 use crate::message::{CertificateId, DeviceId};
 use crate::pki::ServerTls;
@@ -157,7 +157,7 @@ impl Server {
             let place = match self.way.places.take(address.ip()) {
                 Ok(place) => place,
                 Err((reason, detail)) => {
-                    self.way.refusals.record(reason, address.ip(), None, &detail);
+                    self.way.refusals.record(reason, Whom::at(address.ip()), &detail);
                     continue;
                 }
             };

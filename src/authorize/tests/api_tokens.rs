@@ -38,7 +38,7 @@ fn a_token_is_good_for_its_scopes_until_it_expires_or_is_revoked() {
     let clock = clock(ClockSource::Trusted);
     let shown = new.token.expose().to_owned();
     let bearer = |tokens: &ApiTokens, shown: &str| tokens.bearer(shown, &TokenKeys::default(), &clock);
-    let good = Bearer { id: new.record.id.clone().into(), name: "dashboard".into(), scopes: scopes.clone() };
+    let good = Bearer { id: new.record.id.into(), name: "dashboard".into(), scopes };
     assert_eq!(bearer(&tokens, &shown), Ok(good));
 
     let mut forged = shown.clone();

@@ -185,11 +185,11 @@ async fn an_api_key_is_its_devices_until_it_expires_or_is_revoked() {
 async fn who_is_refused_is_named_as_it_was_shown_or_only_said_and_never_by_a_key() {
     let mut gate = Gate::new("[listener]\nidentities = [\"password\", \"api_key\"]\n");
     gate = gate.with_password("plug", "tulip");
-    let NewKey { key, record } = NewKey::make(&gate.devices, OffsetDateTime::now_utc(), None).unwrap();
-    gate.devices.device_mut(&device("lamp")).keys.push(record);
+    let lamp = device("lamp");
+    let NewKey { key, .. } = gate.devices.add_key(&lamp, OffsetDateTime::now_utc(), None).unwrap();
     gate.devices.device_mut(&device("plug")).disabled = true;
-    let torn = key.replacen("tampu_", "tampu_-", 1);
-    let changed = format!("{key}x");
+    let torn = key.expose().replacen("tampu_", "tampu_-", 1);
+    let changed = format!("{}x", key.expose());
     let with = |certificate| Credentials { certificate, ..login("pump", "rose") };
     for (shown, shown_to_be, said) in [
         (nothing(), None, None),
