@@ -51,6 +51,7 @@ mod figures;
 pub mod fuzzing;
 mod greeting;
 mod history;
+mod inside;
 mod integrity;
 mod kept;
 mod living;
@@ -82,6 +83,7 @@ use tokio_util::sync::CancellationToken;
 use self::connection::Connection;
 use self::figures::Counters;
 use self::history::Histories;
+use self::inside::Ears;
 use self::pace::Paces;
 use self::registry::{Ended, Registry};
 use self::retained::Retained;
@@ -99,6 +101,7 @@ use crate::config;
 use crate::message::{CertificateId, DeviceId};
 
 pub use self::figures::Figures;
+pub use self::inside::Heard;
 
 /// The other end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,6 +153,7 @@ struct Shared {
     clock: Clock,
     refusals: Refusals,
     counters: Counters,
+    ears: Ears,
     /// A device that connects again and again does not fill the log.
     log: LogLimit<(DeviceId, IpAddr, Moment)>,
 }
@@ -202,6 +206,7 @@ impl Broker {
             clock,
             refusals,
             counters: Counters::default(),
+            ears: Ears::default(),
             log: LogLimit::default(),
         }))
     }

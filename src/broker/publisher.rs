@@ -119,7 +119,8 @@ impl Publisher {
     /// Where a message to a topic goes, and whether it may.
     pub(super) fn route(&mut self, broker: &Shared, topic: &str) -> Arc<Route> {
         let Self { who, client_id, rules, mailbox, .. } = self;
-        self.routes.find(topic, (who, client_id), rules, &broker.subscriptions, mailbox)
+        let listeners = || broker.listeners(&who.identity.device, topic);
+        self.routes.find(topic, (who, client_id), rules, &broker.subscriptions, mailbox, listeners)
     }
 
     /// Publishes. `changes` go to disk with it.
@@ -131,6 +132,7 @@ impl Publisher {
         received: Stamp,
         changes: Vec<Change>,
     ) -> Outcome {
+        route.tell(&self.who.identity.device, &publish.payload);
         let targets = route.targets(&publish.topic, &broker.subscriptions, &self.mailbox);
         let matched = !targets.is_empty() || route.reading.is_some();
         if !publish.retain && !targets.iter().any(is_kept) {

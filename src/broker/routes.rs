@@ -5,12 +5,16 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
 use super::Rules;
+use super::inside::Heard;
 use super::outbox::Mailbox;
 use super::stream::Source;
 use super::subscriptions::{Subscriptions, Target};
 use crate::authorize::Principal;
-use crate::message::Qos;
+use crate::message::{DeviceId, Qos};
 
 /// Topics that a session remembers. A bridge with more of them pays for looking up again.
 const MAX_TOPICS: usize = 128;
@@ -31,6 +35,8 @@ pub(super) struct Route {
     /// As of `generation`; `None` when there are too many to remember.
     targets: Option<Vec<Target>>,
     generation: u64,
+    /// Who in the gateway listens to it.
+    listeners: Vec<mpsc::Sender<Heard>>,
 }
 
 /// The routes of a session.
@@ -51,6 +57,7 @@ impl Routes {
         rules: &Rules,
         subscriptions: &Subscriptions,
         publisher: &Arc<Mailbox>,
+        listeners: impl FnOnce() -> Vec<mpsc::Sender<Heard>>,
     ) -> Arc<Route> {
         let generation = subscriptions.generation();
         match self.0.get(topic) {
@@ -69,6 +76,7 @@ impl Routes {
             reading: rules.streams.source(topic, &who.identity, client_id),
             targets: (targets.len() <= MAX_TARGETS).then_some(targets),
             generation,
+            listeners: listeners(),
         });
         if topic.len() <= MAX_TOPIC_BYTES {
             self.0.insert(topic.into(), Arc::clone(&route));
@@ -78,6 +86,21 @@ impl Routes {
 }
 
 impl Route {
+    /// Of what the gateway itself publishes.
+    pub(super) fn inside() -> Self {
+        Self { allowed: [[true; 2]; 3], reading: None, targets: None, generation: 0, listeners: Vec::new() }
+    }
+
+    /// Tells who listens in the gateway.
+    pub(super) fn tell(&self, device: &DeviceId, payload: &Bytes) {
+        for listener in &self.listeners {
+            let heard = Heard { device: device.clone(), payload: payload.clone() };
+            if listener.try_send(heard).is_err() {
+                tracing::debug!(%device, "nobody has the time to hear this publish");
+            }
+        }
+    }
+
     /// Whether its session may publish so.
     pub(super) fn allows(&self, qos: Qos, retain: bool) -> bool {
         self.allowed[usize::from(qos as u8)][usize::from(retain)]
