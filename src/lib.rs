@@ -39,6 +39,8 @@ pub mod sink;
 
 pub mod web;
 
+pub mod firmware;
+
 pub mod api;
 
 pub mod gateway;

@@ -23,6 +23,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("sink", &["message", "config", "clock"]),
     ("forwarder", &["message", "config", "clock", "tasks", "buffer", "sink"]),
     ("web", &["message", "config", "clock", "tasks", "pki", "authorize"]),
+    ("firmware", &["message", "config", "clock", "authorize", "web"]),
     (
         "api",
         &[
@@ -38,6 +39,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "pki",
             "audit",
             "web",
+            "firmware",
         ],
     ),
 ];

@@ -222,7 +222,10 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// Gives what root makes to the owner of the directory: `sudo tampu user set` must not leave a file that the daemon
 /// cannot read.
-fn make_like_directory(file: &File, dir: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// Those of the file system.
+pub(crate) fn make_like_directory(file: &File, dir: &Path) -> io::Result<()> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }

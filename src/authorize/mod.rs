@@ -30,6 +30,7 @@ mod token;
 
 pub use api_tokens::{ApiToken, ApiTokens, Bearer, NewToken, Scope, TokenError};
 pub use authenticator::Authenticator;
+pub(crate) use document::make_like_directory;
 pub use document::{Content, Document, DocumentError};
 pub use identity::{
     Admission, Credentials, Denied, DeniedAnswer, Door, Identity, IdentityKind, Mark, Principal, Proof,

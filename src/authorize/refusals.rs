@@ -137,6 +137,12 @@ refusals! {
     ApiTooFast = "api_too_fast",
     /// A request to the API that cannot be done as it is.
     ApiRequestWrong = "api_request_wrong",
+    /// A device asks for another one's firmware.
+    FirmwareNotAllowed = "firmware_not_allowed",
+    /// A device cannot take the image that is for it.
+    FirmwareUnfit = "firmware_unfit",
+    /// As many images are sent at once as may be.
+    TooManyDownloads = "too_many_downloads",
     /// Nothing was heard for one and a half keep alive periods (MQTT-3.1.2-24).
     KeepAliveExpired = "keep_alive_expired",
 }

@@ -1,6 +1,7 @@
 //! The rules, and what they say about a wish. No clock and no disk; and no state of their own but that of the
 //! lists of revoked certificates, which are too large to be copied.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -146,6 +147,22 @@ impl Authorizer {
         self.0.decide(who, &Wish { action, qos, retain: false, will: false })
     }
 
+    /// Whether a device is in a group, of the configuration or of the registry.
+    #[must_use]
+    pub fn is_in_group(&self, device: &DeviceId, group: &DeviceId) -> bool {
+        self.0.is_in(device, group)
+    }
+
+    /// The devices of a group; `None` if there is no group of this name.
+    #[must_use]
+    pub fn group_members(&self, group: &DeviceId) -> Option<BTreeSet<DeviceId>> {
+        let configured = self.0.access.groups.get(group);
+        let registered = self.0.devices.iter().filter(|(_, known)| known.groups.contains(group));
+        let registered: Vec<_> = registered.map(|(device, _)| device.clone()).collect();
+        let is_one = configured.is_some() || !registered.is_empty();
+        is_one.then(|| configured.into_iter().flatten().cloned().chain(registered).collect())
+    }
+
     /// Whether a rule denies this device something within what its subscriptions may match, so that each message has
     /// to be asked for with [`Authorizer::may_receive`].
     #[must_use]
@@ -214,7 +231,9 @@ impl Authorizer {
         self.0.access.identities(door)
     }
 
-    pub(super) fn devices(&self) -> &Devices {
+    /// The devices of the registry.
+    #[must_use]
+    pub fn devices(&self) -> &Devices {
         &self.0.devices
     }
 

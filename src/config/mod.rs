@@ -6,6 +6,7 @@
 mod access;
 mod api;
 mod commands;
+mod firmware;
 mod listener;
 mod parse;
 mod secret;
@@ -122,7 +123,7 @@ fn unreadable(file: &Path, error: &std::io::Error) -> Invalid {
 
 /// A variable with one underscore where two divide the table from the key: it would be passed over.
 fn half_written(name: &str) -> Option<Problem> {
-    const TABLES: [&str; 15] = [
+    const TABLES: [&str; 16] = [
         "GATEWAY",
         "LOG",
         "PKI",
@@ -138,6 +139,7 @@ fn half_written(name: &str) -> Option<Problem> {
         "BUFFER",
         "CLOCK",
         "API",
+        "FIRMWARE",
     ];
     let rest = name.strip_prefix("TAMPU_").filter(|rest| !rest.contains("__"))?;
     let (table, key) = rest.split_once('_')?;

@@ -7,9 +7,10 @@ use std::time::Duration;
 use figment::Figment;
 use figment::value::{Dict, Value};
 
-use super::access::{DoorSettings, access, device_match};
+use super::access::{DoorSettings, access, client_auth, device_match};
 use super::api::api;
 use super::commands::commands;
+use super::firmware::firmware;
 use super::listener::{limits, listener, plain, websocket};
 use super::sessions::{retained, sessions};
 use super::sinks::sinks;
@@ -60,6 +61,12 @@ pub(super) fn config(figment: &Figment) -> Result<(Config, Vec<Problem>), Invali
         identities: plain.identities.as_deref(),
         client_auth: ClientAuth::Optional,
     }));
+    let firmware = firmware(root.table("firmware"), listener.address);
+    doors.extend(firmware.address.map(|_| DoorSettings {
+        door: Door::Firmware,
+        identities: Some(&firmware.identities),
+        client_auth: client_auth(Some(&firmware.identities)),
+    }));
     let access = access(&mut root, &doors);
     let sessions = sessions(root.table("sessions"));
     let retained = retained(root.table("retained"));
@@ -87,6 +94,7 @@ pub(super) fn config(figment: &Figment) -> Result<(Config, Vec<Problem>), Invali
         streams,
         buffer,
         clock,
+        firmware,
         sinks,
         api,
     };

@@ -3,6 +3,7 @@
 mod access;
 mod api;
 mod commands;
+mod firmware;
 mod listener;
 mod retained;
 mod sessions;
@@ -15,6 +16,7 @@ use std::time::Duration;
 pub use access::*;
 pub use api::*;
 pub use commands::*;
+pub use firmware::*;
 pub use listener::*;
 pub use retained::*;
 pub use sessions::*;
@@ -58,6 +60,8 @@ pub struct Config {
     pub buffer: Buffer,
     /// Trust in the wall clock.
     pub clock: Clock,
+    /// Firmware over the air.
+    pub firmware: Firmware,
     /// Where readings go.
     pub sinks: Vec<Sink>,
     /// The REST API.

@@ -14,6 +14,8 @@ pub enum Door {
     WebSocket,
     /// MQTT without TLS.
     Plain,
+    /// Firmware over HTTPS.
+    Firmware,
 }
 
 impl Door {
@@ -24,6 +26,7 @@ impl Door {
             Self::Tls => "tls",
             Self::WebSocket => "websocket",
             Self::Plain => "plain",
+            Self::Firmware => "firmware",
         }
     }
 }
