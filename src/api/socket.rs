@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::{self, Broker};
 use crate::buffer::{self, Buffer};
 use crate::clock::Clock;
+use crate::firmware::{self, Firmware};
 use crate::forwarder::ForwarderStatus;
 use crate::message::{DeviceId, Seq};
 
@@ -44,6 +45,8 @@ pub struct Handles {
     pub forwarders: BTreeMap<String, watch::Receiver<ForwarderStatus>>,
     /// Certificates that need somebody's care.
     pub certificates: watch::Receiver<CertificateFigures>,
+    /// Releases of firmware, and what is known of that of the devices.
+    pub firmware: Firmware,
 }
 
 /// Certificates that need somebody's care.
@@ -82,6 +85,8 @@ pub struct Status {
     pub broker: broker::Figures,
     /// Certificates that need somebody's care.
     pub certificates: CertificateFigures,
+    /// Firmware over the air.
+    pub firmware: firmware::Figures,
 }
 
 /// A dead letter, as it is shown.
@@ -158,6 +163,7 @@ impl Handles {
                 .collect(),
             broker: self.broker.figures(),
             certificates: self.certificates.borrow().clone(),
+            firmware: self.firmware.figures(),
         }
     }
 }

@@ -5,6 +5,7 @@ mod audit;
 mod buffer;
 mod check;
 mod device;
+mod firmware;
 mod init;
 mod key;
 pub mod logging;
@@ -81,6 +82,13 @@ enum Command {
         #[command(subcommand)]
         command: token::Command,
     },
+    /// Offer firmware to devices, and see who has it
+    Firmware {
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(subcommand)]
+        command: firmware::Command,
+    },
     /// Say what a device may do, and which rule says so
     #[command(subcommand)]
     Acl(acl::Command),
@@ -133,6 +141,7 @@ impl Cli {
             Command::User { config, command } => user::run(&config, &command),
             Command::Key { config, command } => key::run(&config, &command),
             Command::Token { config, command } => token::run(&config, &command),
+            Command::Firmware { config, command } => firmware::run(&config, &command),
             Command::Acl(command) => acl::run(&command),
             Command::Audit(args) => audit::run(&args),
             Command::Buffer(command) => buffer::run(&command),

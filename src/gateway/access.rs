@@ -44,6 +44,8 @@ struct State {
     tls: ServerTls,
     /// When a certificate is to be revoked that is still good.
     revoke_next: Option<OffsetDateTime>,
+    /// The rules as they are now, for who asks for them.
+    in_force: watch::Sender<Authorizer>,
     /// What is wrong, and when that was said.
     told: BTreeMap<String, Instant>,
 }
@@ -60,8 +62,9 @@ impl AccessControl {
         let (told, revoke_next) = (BTreeMap::new(), None);
         let tokens = Document::open(&config.data_dir);
         let (sender, guards) = watch::channel(Guards { tokens: tokens.content(), issuers: keys.keys() });
+        let in_force = watch::Sender::new(Authorizer::new(&access, &streams));
         let mut state =
-            State { access, streams, registry, keys, tokens, guards: sender, clock, tls, revoke_next, told };
+            State { access, streams, registry, keys, tokens, guards: sender, clock, tls, revoke_next, in_force, told };
         state.tell_troubles();
         Self { state: Arc::new(Mutex::new(state)), guards, registry_changed: Arc::default() }
     }
@@ -79,6 +82,11 @@ impl AccessControl {
     /// The rules as they are now.
     pub(super) fn authorizer(&self) -> Authorizer {
         self.state().authorizer()
+    }
+
+    /// The rules as they are at any time.
+    pub(super) fn watch(&self) -> watch::Receiver<Authorizer> {
+        self.state().in_force.subscribe()
     }
 
     /// Takes the rules of another configuration, for live connections too.
@@ -132,8 +140,10 @@ impl State {
             known.revoked.iter().map(move |revoked| (revoked.certificate.clone(), device.clone()))
         });
         self.tls.revocations().set(revoked.collect());
-        Authorizer::with(&self.access, &self.streams, devices, self.keys.keys())
-            .with_revocations(self.tls.revocations().clone())
+        let authorizer = Authorizer::with(&self.access, &self.streams, devices, self.keys.keys())
+            .with_revocations(self.tls.revocations().clone());
+        self.in_force.send_replace(authorizer.clone());
+        authorizer
     }
 
     fn look(&mut self, broker: &Broker) {

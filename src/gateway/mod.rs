@@ -2,6 +2,7 @@
 
 mod access;
 mod care;
+mod firmware;
 mod maintenance;
 pub mod owner;
 mod reload;
@@ -196,8 +197,10 @@ impl Gateway {
 
         let listeners = bind_all(&config)?;
         let rest = rest::bind(&config, &tls, &refusals);
+        let ota = firmware::Ota::prepare(&config, &tls, &access, &clock, &refusals)?;
         let more = listeners[1..].iter().map(|(_, address, name)| (*name, *address));
         let more = more.chain(rest.iter().map(|(_, address)| ("api", *address)));
+        let more = more.chain(ota.address().map(|address| ("firmware", address)));
         let (certificates_sender, certificates) = watch::channel(CertificateFigures::default());
         let handles = Handles {
             gateway_id: config.gateway_id.to_string(),
@@ -208,6 +211,7 @@ impl Gateway {
             broker,
             forwarders,
             certificates,
+            firmware: ota.firmware(),
         };
 
         say_what_is_wrong(&config, &pki, &tls);
@@ -240,6 +244,7 @@ impl Gateway {
             };
             rest::start(bound, needed, &config, &tasks);
         }
+        ota.start(&tasks, &handles.broker);
         let gateway = Self { config, file, tasks, pki, tls, handles, access, audit };
         gateway.say_what_is_next();
         Ok(gateway)

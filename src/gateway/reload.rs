@@ -69,6 +69,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("buffer", old.buffer != new.buffer),
         ("clock", old.clock != new.clock),
         ("api", old.api != new.api),
+        ("firmware", old.firmware != new.firmware),
         ("sink", old.sinks != new.sinks),
         ("stream (for the sinks)", old.streams != new.streams && !new.sinks.is_empty()),
     ];
