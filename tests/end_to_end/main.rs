@@ -15,6 +15,7 @@ mod devices;
 mod durability;
 mod dying_disk;
 mod every_refusal;
+mod firmware;
 mod identities;
 mod kept;
 mod plain;
