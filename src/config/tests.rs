@@ -68,6 +68,9 @@ fn every_commented_value_of_the_example_is_understood() {
     assert_eq!((websocket.path.as_str(), websocket.client_auth), ("/mqtt", ClientAuth::Optional));
     assert!(config.plain.is_some_and(|plain| plain.address.ip().is_loopback()));
     assert_eq!(config.limits, Limits::default());
+    let Firmware { address, url, .. } = &config.firmware;
+    assert!(address.is_some() && url.is_some());
+    assert_eq!(config.firmware, Firmware { address: *address, url: url.clone(), ..Firmware::default() });
     assert_eq!(config.pki.crl.len(), 1);
     assert_eq!(config.sessions, Sessions::default());
     assert_eq!(config.retained, Retained::default());
@@ -416,4 +419,26 @@ fn what_the_other_listeners_lack_is_said() {
         let found = problems(text);
         assert!(found.iter().any(|problem| problem.contains(expected)), "{expected}: {found:#?}");
     }
+}
+
+#[test]
+fn what_cannot_serve_firmware_is_a_problem() {
+    let found = problems(
+        "[firmware]\naddress = \"0.0.0.0:8883\"\nidentities = [\"jwt\"]\nurl = \"http://x\"\nmax_image = \"1\"\n\
+         version_topic = \"firmware/version\"\nnotify_topic = \"{device}/#\"\n",
+    );
+    let about =
+        |key: &str, what: &str| found.iter().any(|problem| problem.contains(key) && problem.contains(what));
+    for (key, what) in [
+        ("firmware.address", "another port"),
+        ("firmware.identities", "\"jwt\" cannot fetch firmware"),
+        ("firmware.url", "https://"),
+        ("firmware.max_image", "at least"),
+        ("firmware.version_topic", "{device}"),
+        ("firmware.notify_topic", "without + and #"),
+    ] {
+        assert!(about(key, what), "{key}: {found:#?}");
+    }
+    let good = good("[firmware]\naddress = \"[::]:8485\"\nversion_topic = \"tele/{device}/fw\"\n").firmware;
+    assert_eq!(good.version_topic.as_str(), "tele/{device}/fw");
 }
