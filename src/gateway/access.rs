@@ -63,8 +63,19 @@ impl AccessControl {
         let tokens = Document::open(&config.data_dir);
         let (sender, guards) = watch::channel(Guards { tokens: tokens.content(), issuers: keys.keys() });
         let in_force = watch::Sender::new(Authorizer::new(&access, &streams));
-        let mut state =
-            State { access, streams, registry, keys, tokens, guards: sender, clock, tls, revoke_next, in_force, told };
+        let mut state = State {
+            access,
+            streams,
+            registry,
+            keys,
+            tokens,
+            guards: sender,
+            clock,
+            tls,
+            revoke_next,
+            in_force,
+            told,
+        };
         state.tell_troubles();
         Self { state: Arc::new(Mutex::new(state)), guards, registry_changed: Arc::default() }
     }

@@ -12,7 +12,6 @@ use crate::pki::ServerTls;
 use crate::tasks::{Stage, Tasks};
 use crate::web;
 
-use super::GatewayError;
 use super::access::AccessControl;
 
 /// The releases, and where they are served if they are.
@@ -22,28 +21,24 @@ pub(super) struct Ota {
 }
 
 impl Ota {
-    /// Binds the socket, if there is to be one.
+    /// Binds the socket, if there is to be one. If that cannot be, the gateway does its work without it.
     pub(super) fn prepare(
         config: &Config,
         tls: &ServerTls,
         access: &AccessControl,
         clock: &Clock,
         refusals: &Refusals,
-    ) -> Result<Self, GatewayError> {
-        let settings = &config.firmware;
-        let served = match settings.address {
-            Some(address) => Some(bind(address, config, tls, refusals)?),
-            None => None,
-        };
+    ) -> Self {
+        let served = config.firmware.address.and_then(|address| bind(address, config, tls, refusals));
         let firmware = Firmware::open(Parts {
-            settings: settings.clone(),
+            settings: config.firmware.clone(),
             data_dir: config.data_dir.clone(),
             authenticator: Authenticator::new(clock.clone()),
             rules: access.watch(),
             refusals: refusals.clone(),
             clock: clock.clone(),
         });
-        Ok(Self { firmware, served })
+        Self { firmware, served }
     }
 
     pub(super) fn firmware(&self) -> Firmware {
@@ -82,7 +77,7 @@ fn bind(
     config: &Config,
     tls: &ServerTls,
     refusals: &Refusals,
-) -> Result<(web::Server, SocketAddr, String), GatewayError> {
+) -> Option<(web::Server, SocketAddr, String)> {
     let settings = &config.firmware;
     let client_auth = match settings.identities.iter().all(|kind| *kind == IdentityKind::Certificate) {
         true => ClientAuth::Required,
@@ -100,12 +95,19 @@ fn bind(
     };
     let bound = web::Server::bind(address, Some(tls), limits, refusals.clone())
         .and_then(|server| server.local_addr().map(|bound| (server, bound)));
-    let (server, bound) = bound.map_err(|source| GatewayError::Io {
-        what: format!("listening on {address}: set firmware.address to another port"),
-        source,
-    })?;
-    let base_url = settings.url.clone().unwrap_or_else(|| default_url(bound.port()));
-    Ok((server, bound, base_url))
+    match bound {
+        Ok((server, bound)) => {
+            let base_url = settings.url.clone().unwrap_or_else(|| default_url(bound.port()));
+            Some((server, bound, base_url))
+        }
+        Err(error) => {
+            tracing::error!(
+                %error, %address,
+                "no firmware is served: if something else listens there, set firmware.address"
+            );
+            None
+        }
+    }
 }
 
 /// A device finds the gateway by multicast DNS, as `tampu device add` has it.

@@ -197,7 +197,7 @@ impl Gateway {
 
         let listeners = bind_all(&config)?;
         let rest = rest::bind(&config, &tls, &refusals);
-        let ota = firmware::Ota::prepare(&config, &tls, &access, &clock, &refusals)?;
+        let ota = firmware::Ota::prepare(&config, &tls, &access, &clock, &refusals);
         let more = listeners[1..].iter().map(|(_, address, name)| (*name, *address));
         let more = more.chain(rest.iter().map(|(_, address)| ("api", *address)));
         let more = more.chain(ota.address().map(|address| ("firmware", address)));
