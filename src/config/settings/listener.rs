@@ -61,7 +61,8 @@ pub struct Listener {
     /// Connections at once from one address (of IPv6: a /64), behind which many devices may be: after a cut of the
     /// network they come back while their old connections are not known to be dead.
     pub max_connections_per_address: usize,
-    /// Connections at once with the certificate of one device. Anonymous ones are bounded by their address alone.
+    /// Connections at once with the certificate of one device: one that comes back is there twice until its CONNECT
+    /// takes the old one over. Anonymous ones are bounded by their address alone.
     pub max_connections_per_device: usize,
     /// TLS handshakes at once: a P-256 handshake keeps an ESP8266 busy for 1–2 s.
     pub max_handshakes: usize,
@@ -118,7 +119,7 @@ pub struct Plain {
 }
 
 /// What one address may do (of IPv6: a /64). Many devices may be behind one: 1,000 that come back together after a
-/// power cut wait for nothing but the processor.
+/// power cut wait for nothing but the processor. If they come back once more at once, the last waits 10 s.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Connections a second of one address; what is beyond is closed at once.
