@@ -18,7 +18,7 @@ use super::notice::{Notices, Publish};
 use super::release::{Offer, Release, Releases};
 use super::state::{DeviceState, States};
 use super::store::Store;
-use crate::authorize::refusals::{Refusal, Refusals};
+use crate::authorize::refusals::{Refusal, Refusals, Whom};
 use crate::authorize::{Authenticator, Authorizer, Document};
 use crate::clock::Clock;
 use crate::config;
@@ -254,10 +254,10 @@ impl Shared {
         &self,
         reason: Refusal,
         peer: std::net::IpAddr,
-        who: Option<&DeviceId>,
+        device: Option<&DeviceId>,
         detail: &str,
     ) {
-        self.refusals.record(reason, peer, who, detail);
+        self.refusals.record(reason, Whom { device, ..Whom::at(peer) }, detail);
     }
 
     /// Whether there are other releases now.

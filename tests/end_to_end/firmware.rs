@@ -166,7 +166,7 @@ fn releases_survive_a_kill_and_a_damaged_image_is_told_and_not_served() {
     let listed: Value = serde_json::from_str(&home.tampu_with(&["firmware", "list", "--json"], "")).unwrap();
     let sha256 = listed[1]["image"]["sha256"].as_str().unwrap();
     let stored = home.path(&format!("data/firmware/images/{sha256}.bin"));
-    let mut damaged = new.clone();
+    let mut damaged = new;
     damaged[30_000] ^= 0x10;
     std::fs::write(&stored, damaged).unwrap();
     assert!(ask(address, &tls, &httpupdate("0", "")).0.starts_with("http/1.0 503 "));
