@@ -28,8 +28,8 @@ use crate::relay::{
 
 /// How long a command may wait for room on disk.
 const ACCEPT_DEADLINE: Duration = Duration::from_secs(10);
-/// How long a request may wait for the end of a command.
-const MAX_WAIT_S: u32 = 30;
+/// How long a request may wait for the end of a command: it holds one of few connections.
+const MAX_WAIT_S: u32 = 5;
 
 /// A command to be sent.
 #[derive(serde::Deserialize, ToSchema)]
@@ -85,7 +85,7 @@ pub(super) struct Selection {
 #[into_params(parameter_in = Query)]
 pub(super) struct Waiting {
     /// Wait so many seconds for its end, before the answer is how far it is.
-    #[param(minimum = 0, maximum = 30)]
+    #[param(minimum = 0, maximum = 5)]
     wait: Option<u32>,
 }
 
@@ -104,7 +104,7 @@ pub(super) async fn create(
     headers: HeaderMap,
     Body(wanted): Body<WantedCommand>,
 ) -> Result<Response, Problem> {
-    let ledger = &rest.parts.ledger;
+    let ledger = &rest.parts.handles.ledger;
     let origin = Origin {
         source: Source::Api,
         name: caller.bearer.id.clone(),
@@ -150,8 +150,9 @@ pub(super) async fn list(
         Err(_) => return Ok(Json(Page { items: Vec::new(), next: None })),
     };
     let wanted = Wanted { device, state, source, source_name: None };
-    let page = rest.parts.ledger.list(&wanted, after, limit);
-    let items = page.commands.iter().map(|command| Shown::new(command, rest.parts.ledger.clock())).collect();
+    let page = rest.parts.handles.ledger.list(&wanted, after, limit);
+    let items =
+        page.commands.iter().map(|command| Shown::new(command, rest.parts.handles.ledger.clock())).collect();
     Ok(Json(Page { items, next: page.next.map(cursor) }))
 }
 
@@ -168,7 +169,7 @@ pub(super) async fn one(
     Named(id): Named<String>,
     Params(Waiting { wait }): Params<Waiting>,
 ) -> Result<Json<Shown>, Problem> {
-    let (id, ledger) = (parse_id(&id)?, &rest.parts.ledger);
+    let (id, ledger) = (parse_id(&id)?, &rest.parts.handles.ledger);
     let wait = wait.unwrap_or(0);
     if wait > MAX_WAIT_S {
         return Err(Problem::malformed(format!("wait is at most {MAX_WAIT_S} seconds")));
@@ -192,7 +193,7 @@ pub(super) async fn cancel(
     State(rest): State<Arc<Rest>>,
     Named(id): Named<String>,
 ) -> Result<Json<Shown>, Problem> {
-    let cancelled = rest.parts.ledger.cancel(parse_id(&id)?).await.map_err(|error| match error {
+    let cancelled = rest.parts.handles.ledger.cancel(parse_id(&id)?).await.map_err(|error| match error {
         NotCancelled::Unknown => unknown(),
         NotCancelled::Sent(_) | NotCancelled::Ended(_) => Problem::conflict(error.to_string()),
         NotCancelled::Closed => Problem::unavailable(error.to_string()),
@@ -286,5 +287,5 @@ fn unknown() -> Problem {
 }
 
 fn shown(rest: &Rest, command: &SharedCommand) -> Json<Shown> {
-    Json(Shown::new(command, rest.parts.ledger.clock()))
+    Json(Shown::new(command, rest.parts.handles.ledger.clock()))
 }

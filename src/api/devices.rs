@@ -218,9 +218,7 @@ pub(super) async fn revoke(
     let device = rest.blocking(move |parts| {
         let serial = serial.map(|serial| serial_number(&serial)).transpose()?;
         let wanted = revocable(parts, &name, serial.as_deref())?;
-        let now = now(parts);
-        let update = |devices: &mut Devices| Ok::<_, DocumentError>(devices.revoke(&name, &wanted, now));
-        Registry::update(&parts.data_dir, update)?;
+        record(parts, &name, &wanted, now(parts))?;
         found(parts, &Registry::read(&parts.data_dir)?, name)
     });
     let device = device.await?;
@@ -263,9 +261,7 @@ pub(super) async fn add_certificate(
         let issued = issue(parts, &name, csr.as_deref(), Issue::Further)?;
         if let Some(after) = after {
             let older: Vec<_> = parts.pki.device(&name)?.older.iter().map(of_ours).collect();
-            let at = now(parts) + after;
-            let update = |devices: &mut Devices| Ok::<_, DocumentError>(devices.revoke(&name, &older, at));
-            Registry::update(&parts.data_dir, update)?;
+            record(parts, &name, &older, now(parts) + after)?;
         }
         Ok(issued)
     });
@@ -383,6 +379,17 @@ type Revocable = (CertificateId, Option<OffsetDateTime>);
 
 fn of_ours(info: &CertificateInfo) -> Revocable {
     (info.id(), Some(info.not_after))
+}
+
+/// Writes down that these are revoked from `at` on. Those that were revoked and have long expired make room.
+fn record(parts: &Parts, name: &DeviceId, wanted: &[Revocable], at: OffsetDateTime) -> Result<(), Problem> {
+    let certainly_past = parts.handles.clock.certainly_past().into();
+    Registry::update(&parts.data_dir, |devices| {
+        devices.forget_expired(certainly_past);
+        devices.revoke(name, wanted, at);
+        Ok::<_, DocumentError>(())
+    })?;
+    Ok(())
 }
 
 /// All certificates of a device, or the one with this serial number, which an external CA may have made.

@@ -23,7 +23,6 @@ use crate::audit::Audit;
 use crate::authorize::refusals::Refusals;
 use crate::config::{self, ClientAuth};
 use crate::pki::{Pki, ServerTls};
-use crate::relay::Ledger;
 
 /// The largest body of a request.
 pub(super) const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -43,8 +42,6 @@ pub struct Parts {
     pub client_auth: ClientAuth,
     /// Where the registry of devices is.
     pub data_dir: PathBuf,
-    /// Commands.
-    pub ledger: Ledger,
     /// Who may ask.
     pub guards: watch::Receiver<Guards>,
     /// Told when the registry was changed, so that the change is in force at once.

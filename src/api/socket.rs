@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::firmware::{self, Firmware};
 use crate::forwarder::ForwarderStatus;
 use crate::message::{DeviceId, Seq};
+use crate::relay::{self, Ledger};
 
 /// Dead letters that one answer holds at most: each may be as large as a packet.
 const MAX_LETTERS: usize = 1_000;
@@ -45,6 +46,8 @@ pub struct Handles {
     pub forwarders: BTreeMap<String, watch::Receiver<ForwarderStatus>>,
     /// Certificates that need somebody's care.
     pub certificates: watch::Receiver<CertificateFigures>,
+    /// Commands for devices.
+    pub ledger: Ledger,
     /// Releases of firmware, and what is known of that of the devices.
     pub firmware: Firmware,
 }
@@ -85,6 +88,8 @@ pub struct Status {
     pub broker: broker::Figures,
     /// Certificates that need somebody's care.
     pub certificates: CertificateFigures,
+    /// Commands for devices.
+    pub commands: relay::Figures,
     /// Firmware over the air.
     pub firmware: firmware::Figures,
 }
@@ -163,6 +168,7 @@ impl Handles {
                 .collect(),
             broker: self.broker.figures(),
             certificates: self.certificates.borrow().clone(),
+            commands: self.ledger.figures(),
             firmware: self.firmware.figures(),
         }
     }

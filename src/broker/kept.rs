@@ -22,7 +22,7 @@ use super::will;
 use super::wire::Will;
 use crate::authorize::{Identity, IdentityKind};
 use crate::buffer::{Buffer, Change, Closed, Decoder, Encoder, RecordKey, Table};
-use crate::message::{DeviceId, Stamp};
+use crate::message::{CommandId, DeviceId, Qos, Stamp};
 
 fn session_key(session: u64) -> RecordKey {
     RecordKey::new(Table::Session, &session.to_be_bytes())
@@ -82,6 +82,9 @@ pub(super) fn put_queued(session: u64, number: u64, parcel: &Parcel) -> Change {
         record.u32(*identifier);
     }
     parcel.message.encode(&mut record);
+    if let Some(command) = parcel.message.command {
+        record.bytes(command.as_bytes());
+    }
     Change::Put(queued_key(session, number), record.finish())
 }
 
@@ -134,6 +137,8 @@ fn kind_of(code: u8) -> Option<IdentityKind> {
 #[derive(Debug, Default)]
 pub(super) struct Loaded {
     pub(super) sessions: Vec<Restored>,
+    /// Commands that sessions have, and the QoS of their delivery.
+    pub(super) commands: Vec<(CommandId, Qos)>,
     /// Records that cannot be read, or whose session there is not.
     pub(super) useless: Vec<Change>,
     /// The highest number of a session that is in any record.
@@ -185,7 +190,12 @@ pub(super) async fn load(buffer: &Buffer, depot: &Arc<Depot>, now: Stamp) -> Res
         loaded.last_number = loaded.last_number.max(session);
         let restored = sessions.get(&session).zip(take_number(&mut rest)).zip(decode_queued(&value));
         match restored {
-            Some(((session, number), phase)) if number > 0 => session.mailbox.restore_message(number, phase),
+            Some(((session, number), phase)) if number > 0 => {
+                if let Phase::Sent(Parcel { message, qos, .. }) = &phase {
+                    loaded.commands.extend(message.command.map(|command| (command, *qos)));
+                }
+                session.mailbox.restore_message(number, phase);
+            }
             _ => loaded.useless.push(Change::Remove(RecordKey::new(Table::Queued, &key))),
         }
     }
@@ -259,7 +269,11 @@ fn decode_queued(value: &[u8]) -> Option<Phase> {
     let mut record = Decoder::new(value)?;
     let (qos, retain) = (record.qos()?, record.flag()?);
     let identifiers = (0..record.u32()?).map(|_| record.u32()).collect::<Option<Vec<_>>>()?;
-    let message = Arc::new(Message::decode(&mut record)?);
-    record.end()?;
+    let mut message = Message::decode(&mut record)?;
+    if record.end().is_none() {
+        message.command = Some(CommandId::from(<[u8; 16]>::try_from(record.bytes()?).ok()?));
+        record.end()?;
+    }
+    let message = Arc::new(message);
     Some(Phase::Sent(Parcel { message, qos, retain, identifiers: Identifiers::of(identifiers) }))
 }

@@ -8,7 +8,7 @@ use super::wire::Properties;
 use crate::authorize::Identity;
 use crate::buffer::{Decoder, Encoder};
 use crate::clock::Clock;
-use crate::message::{Qos, Stamp};
+use crate::message::{CommandId, Qos, Stamp};
 
 /// What a message costs in memory besides its bytes.
 const OVERHEAD_BYTES: usize = 160;
@@ -28,6 +28,8 @@ pub(super) struct Message {
     pub(super) received: Stamp,
     /// Who has published it; known of a message that is retained.
     pub(super) from: Option<Origin>,
+    /// The command that it carries.
+    pub(super) command: Option<CommandId>,
 }
 
 /// Who has published a message: a mark of the client id, and of the identity that it belongs to.
@@ -73,7 +75,7 @@ impl Message {
         received: Stamp,
         from: Option<Origin>,
     ) -> Self {
-        Self { topic, payload, properties, qos, retain, received, from }
+        Self { topic, payload, properties, qos, retain, received, from, command: None }
     }
 
     /// What it costs in memory.

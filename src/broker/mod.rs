@@ -44,6 +44,7 @@
 //!
 //! A client id belongs to the identity that uses it: a device cannot throw another out by taking its id.
 
+mod commands;
 mod connection;
 mod figures;
 #[cfg(any(test, fuzzing))]
@@ -80,6 +81,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::SetOnce;
 use tokio_util::sync::CancellationToken;
 
+use self::commands::{Post, Posts};
 use self::connection::Connection;
 use self::figures::Counters;
 use self::history::Histories;
@@ -99,6 +101,7 @@ use crate::buffer::{Buffer, Change};
 use crate::clock::Clock;
 use crate::config;
 use crate::message::{CertificateId, DeviceId};
+use crate::relay::Ledger;
 
 pub use self::figures::Figures;
 pub use self::inside::Heard;
@@ -150,6 +153,9 @@ struct Shared {
     retained: Retained,
     wills: Wills<Testament>,
     buffer: Buffer,
+    ledger: Ledger,
+    /// Who is called when there is a command for a device.
+    posts: Posts,
     clock: Clock,
     refusals: Refusals,
     counters: Counters,
@@ -188,8 +194,9 @@ impl Broker {
         buffer: Buffer,
         clock: Clock,
         refusals: Refusals,
+        ledger: Ledger,
     ) -> Self {
-        Self(Arc::new(Shared {
+        let shared = Arc::new(Shared {
             limits: settings.limits.clone(),
             topics: settings.rates.topics,
             paces: Paces::new(settings.rates),
@@ -203,12 +210,16 @@ impl Broker {
             retained: Retained::new(settings.retained.clone()),
             wills: Wills::default(),
             buffer,
+            ledger,
+            posts: Posts::default(),
             clock,
             refusals,
             counters: Counters::default(),
             ears: Ears::default(),
             log: LogLimit::default(),
-        }))
+        });
+        shared.ledger.deliver_by(Box::new(Post(Arc::downgrade(&shared))));
+        Self(shared)
     }
 
     /// Serves a connection until it ends. When `cancel` is cancelled, it takes nothing more, acknowledges
@@ -289,6 +300,7 @@ impl Shared {
         if !remains.subscriptions.is_empty() {
             self.subscriptions.remove(remains.subscriptions.iter().map(|it| &it.filter), mailbox);
         }
+        self.give_back(remains);
         self.counters.dropped_session_ended.add(remains.messages);
         if let Some(testament) = self.wills.take(mailbox.number) {
             self.execute(testament);

@@ -7,25 +7,25 @@
 //! The mailbox of a kept session outlives its connections. The newest of them holds it, from the moment on in
 //! which it is entered: an older one that is still about to close finds that it holds nothing any more.
 
+mod depot;
 mod outlet;
 mod queue;
 
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 use futures_util::task::AtomicWaker;
 
+pub(super) use self::depot::{Depot, Share};
 pub(super) use self::outlet::Outlet;
 use self::queue::Queue;
-pub(super) use self::queue::{MAX_IN_FLIGHT, Parcel, Phase, Recorded, Taken, Terms};
-use super::living::Living;
-use super::subscriptions::Subscription;
-use crate::authorize::Identity;
-use crate::config;
-use crate::message::{Qos, Stamp};
+pub(super) use self::queue::{MAX_IN_FLIGHT, Parcel, Phase, Recorded, Settled, Taken, Terms};
+use super::subscriptions::{Identifiers, Subscription};
+use crate::buffer::Mark;
+use crate::message::{CommandId, Qos, Stamp};
 
 /// What became of a message that was put into a mailbox.
 #[derive(Debug)]
@@ -57,6 +57,7 @@ const OWN_SHARE_BYTES: usize = 8 * 1024;
 const MAIL: u8 = 1;
 const TAKEN_OVER: u8 = 2;
 const RULES_CHANGED: u8 = 4;
+const COMMANDS: u8 = 8;
 
 /// Why a session was woken by another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +74,10 @@ impl Calls {
 
     pub(super) fn rules_changed(self) -> bool {
         self.0 & RULES_CHANGED != 0
+    }
+
+    pub(super) fn commands(self) -> bool {
+        self.0 & COMMANDS != 0
     }
 }
 
@@ -113,67 +118,14 @@ impl Line {
             && self.calls.fetch_and(!RULES_CHANGED, Ordering::AcqRel) & RULES_CHANGED != 0
     }
 
+    /// There may be a command for its client.
+    pub(super) fn call_for_commands(&self) {
+        self.call(COMMANDS);
+    }
+
     fn call(&self, call: u8) {
         self.calls.fetch_or(call, Ordering::AcqRel);
         self.waker.wake();
-    }
-}
-
-/// The part of [`config::Sessions::max_total_bytes`] that may wait for the sessions of one identity: a device that
-/// leaves many behind does not take the room of all others.
-const SHARE_OF_ONE: u64 = 4;
-
-/// What all mailboxes share: their bounds, and how much waits in them.
-#[derive(Debug, Default)]
-pub(super) struct Depot {
-    bounds: config::Sessions,
-    bytes: AtomicU64,
-    shares: Living<Identity, Share>,
-}
-
-/// What the mailboxes of one identity share, of a [`Depot`].
-#[derive(Debug, Default)]
-pub(super) struct Share {
-    depot: Arc<Depot>,
-    bytes: AtomicU64,
-}
-
-impl Share {
-    /// Whether there is room. What `is_due` is let in at any rate.
-    fn admit(&self, cost: u64, is_due: bool) -> bool {
-        let Depot { bounds, bytes, .. } = &*self.depot;
-        let max = bounds.max_total_bytes;
-        // One message is always let in, if there is room at all: the bound may be small.
-        let own = self.bytes.fetch_add(cost, Ordering::Relaxed);
-        let all = bytes.fetch_add(cost, Ordering::Relaxed);
-        let fits = is_due || (own == 0 || own + cost <= max / SHARE_OF_ONE) && all + cost <= max;
-        if !fits {
-            self.bytes.fetch_sub(cost, Ordering::Relaxed);
-            bytes.fetch_sub(cost, Ordering::Relaxed);
-        }
-        fits
-    }
-
-    fn changed(&self, before: usize, after: usize) {
-        for bytes in [&self.bytes, &self.depot.bytes] {
-            if after >= before {
-                bytes.fetch_add((after - before) as u64, Ordering::Relaxed);
-            } else {
-                bytes.fetch_sub((before - after) as u64, Ordering::Relaxed);
-            }
-        }
-    }
-}
-
-impl Depot {
-    pub(super) fn new(bounds: config::Sessions) -> Arc<Self> {
-        Arc::new(Self { bounds, ..Self::default() })
-    }
-
-    /// What the sessions of an identity share.
-    pub(super) fn share(self: &Arc<Self>, identity: &Identity) -> Arc<Share> {
-        let share = || Share { depot: Arc::clone(self), bytes: AtomicU64::new(0) };
-        self.shares.of(identity.clone(), share)
     }
 }
 
@@ -212,6 +164,8 @@ pub(super) struct Remains {
     pub(super) numbers: Vec<u64>,
     /// All messages.
     pub(super) messages: u64,
+    /// The commands among them, and whether each was written.
+    pub(super) commands: Vec<(CommandId, bool)>,
 }
 
 /// What the end of a connection means for its session.
@@ -287,6 +241,18 @@ impl Mailbox {
         state.call_for_mail()
     }
 
+    /// As [`Mailbox::put_reserved`], for a command that must not be sent before `behind` is on disk.
+    pub(super) fn put_command(&self, number: u64, parcel: Parcel, behind: Mark) -> Put {
+        let mut state = self.state();
+        if state.closed {
+            return Put::Ignored;
+        }
+        state.reserved -= 1;
+        let number = if parcel.qos == Qos::AtMostOnce { 0 } else { number };
+        state.queue.push_command(number, parcel, behind);
+        state.call_for_mail()
+    }
+
     /// The message does not come.
     pub(super) fn release(&self, parcel: &Parcel) {
         let mut state = self.state();
@@ -355,6 +321,7 @@ impl Mailbox {
             subscriptions: ended.subscriptions,
             numbers: ended.queue.numbers().collect(),
             messages: ended.queue.len() as u64,
+            commands: ended.queue.commands().collect(),
         }
     }
 
@@ -452,11 +419,22 @@ impl Held<'_> {
         out: (&mut BytesMut, usize),
         terms: &Terms<'_>,
     ) -> Taken {
-        self.queue.take(outlet, out, terms)
+        let State { subscriptions, queue, .. } = &mut *self.state;
+        queue.take(outlet, out, terms, &|topic| granted(subscriptions, topic).is_some())
     }
 
-    /// PUBACK. Returns the number of the message that is done with.
-    pub(super) fn acknowledged(&mut self, packet_id: u16) -> Option<u64> {
+    /// How the client has subscribed to a command's topic, if it has.
+    pub(super) fn granted(&self, topic: &str) -> Option<(Qos, Identifiers)> {
+        granted(&self.subscriptions, topic)
+    }
+
+    /// Whether another command could be sent, as far as the client's acks are concerned.
+    pub(super) fn has_window(&self, max_in_flight: u16) -> bool {
+        self.queue.has_window(max_in_flight)
+    }
+
+    /// PUBACK. Returns the message that is done with.
+    pub(super) fn acknowledged(&mut self, packet_id: u16) -> Option<Settled> {
         self.queue.acknowledged(packet_id)
     }
 
@@ -465,10 +443,18 @@ impl Held<'_> {
         self.queue.recorded(packet_id, refused)
     }
 
-    /// PUBCOMP. Returns the number of the message that is done with.
-    pub(super) fn completed(&mut self, packet_id: u16) -> Option<u64> {
+    /// PUBCOMP. Returns the message that is done with.
+    pub(super) fn completed(&mut self, packet_id: u16) -> Option<Settled> {
         self.queue.completed(packet_id)
     }
+}
+
+/// Of these subscriptions, shared ones aside: the highest QoS for a topic, and the identifiers.
+fn granted(subscriptions: &[Subscription], topic: &str) -> Option<(Qos, Identifiers)> {
+    let matching =
+        || subscriptions.iter().filter(|it| it.filter.share.is_none() && it.filter.topics.matches(topic));
+    let qos = matching().map(|it| it.options.qos).max()?;
+    Some((qos, Identifiers::of(matching().filter_map(|it| it.identifier))))
 }
 
 /// Sessions that are to be woken at the end of a burst.

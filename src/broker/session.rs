@@ -2,6 +2,7 @@
 
 mod answering;
 mod arrivals;
+mod commanding;
 mod delivering;
 mod entering;
 mod publishing;
@@ -35,7 +36,7 @@ use super::wire::{
     self, Answer, BadPacket, ConnectError, Disconnect, Next, Packet, Reason, Unsendable, Version, Will,
 };
 use crate::authorize::refusals::Refusal;
-use crate::buffer::Change;
+use crate::buffer::{Change, Mark};
 use crate::message::Stamp;
 
 /// The writer is told when what it has submitted is on disk. For what an earlier connection has submitted,
@@ -143,6 +144,10 @@ pub(super) struct Session {
     max_in_flight: u16,
     /// There may be something in the mailbox that can be written now.
     mail: bool,
+    /// There may be commands for the client in the ledger.
+    commands: bool,
+    /// The next command must not be sent before this is on disk.
+    commands_behind: Option<Mark>,
     /// Each message must be asked for: a rule denies some of what it has subscribed to, or the rules may have
     /// changed while the message waited.
     asks: bool,
@@ -196,7 +201,8 @@ impl Session {
                         self.take_new_rules()?;
                     }
                 }
-                Event::Connection(Progress::Written) | Event::Durable => {}
+                Event::Connection(Progress::Written) => {}
+                Event::Durable => self.look_for_commands(),
                 Event::Calls(calls) => self.heed(calls).await?,
                 Event::Room => self.unpark()?,
                 Event::Deadline => self.check_time(deadline.as_mut())?,
@@ -212,7 +218,8 @@ impl Session {
         cancelled: Pin<&mut impl Future<Output = ()>>,
         deadline: Pin<&mut Sleep>,
     ) -> Result<Event, End> {
-        let oldest = self.owed.next_behind().map(|behind| behind.mark);
+        let owed = self.owed.next_behind().map(|behind| behind.mark);
+        let oldest = owed.into_iter().chain(self.commands_behind).min();
         let wants_room = self.parked.is_some() || self.starved;
         let takes_nothing = self.held || self.stopping;
         let Self { publisher, line, .. } = self;
@@ -329,6 +336,10 @@ impl Session {
         }
         if calls.rules_changed() {
             self.take_new_rules()?;
+        }
+        if calls.commands() {
+            self.commands = true;
+            self.mail = true;
         }
         if calls.mail() {
             if self.bursts {

@@ -35,7 +35,8 @@ impl Broker {
 
 impl Shared {
     async fn load(&self) -> Result<(), Closed> {
-        let Loaded { sessions, mut useless, last_number } =
+        self.ledger.load().await?;
+        let Loaded { sessions, commands, mut useless, last_number } =
             kept::load(&self.buffer, self.registry.depot(), self.clock.stamp()).await?;
         if !useless.is_empty() {
             tracing::warn!(
@@ -66,6 +67,7 @@ impl Shared {
         wills
             .into_iter()
             .for_each(|(testament, wait)| self.wait_or_execute(testament, wait, self.clock.stamp()));
+        self.ledger.restored(&commands);
         // It is set here alone.
         self.ready.set(()).ok();
         Ok(())
@@ -78,6 +80,7 @@ impl Shared {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
+            self.ledger.sweep();
             let ended = self.registry.sweep(&self.clock);
             self.counters.sessions_expired.add(ended.len() as u64);
             let mut changes: Vec<_> = ended.iter().flat_map(|ended| self.clear(ended)).collect();

@@ -30,6 +30,7 @@ use crate::config::{self, Config};
 use crate::forwarder::{Forwarder, ForwarderStatus};
 use crate::listener::{Entrance, Listener, Way};
 use crate::pki::{Pki, PkiError, ServerTls};
+use crate::relay::Ledger;
 use crate::sink;
 use crate::tasks::{Failed, Stage, Tasks};
 
@@ -185,6 +186,7 @@ impl Gateway {
         let tls = pki.server_tls();
         let access = AccessControl::open(&config, clock.clone(), tls.clone());
         let authorizer = access.authorizer();
+        let ledger = Ledger::new(&buffer, clock.clone(), &config.commands);
         let Config { listener, sessions, retained, streams, .. } = &config;
         let broker = Broker::new(
             broker::Settings { limits: listener, rates: &config.limits, sessions, retained, streams },
@@ -193,6 +195,7 @@ impl Gateway {
             buffer.clone(),
             clock.clone(),
             refusals.clone(),
+            ledger.clone(),
         );
 
         let listeners = bind_all(&config)?;
@@ -209,6 +212,7 @@ impl Gateway {
             clock,
             buffer,
             broker,
+            ledger,
             forwarders,
             certificates,
             firmware: ota.firmware(),

@@ -8,7 +8,6 @@ use crate::audit::Audit;
 use crate::authorize::refusals::Refusals;
 use crate::config::{ClientAuth, Config};
 use crate::pki::{Pki, ServerTls};
-use crate::relay::Ledger;
 use crate::tasks::{Stage, Tasks};
 use crate::web::{self, Server};
 
@@ -68,34 +67,22 @@ pub(super) fn start(
     tasks: &Tasks,
 ) {
     let Needed { handles, pki, tls, access, switches, refusals, audit } = needed;
-    let (handles, pki, tls, audit) = (handles.clone(), pki.clone(), tls.clone(), audit.clone());
-    let (guards, registry_changed) = (access.guards(), access.registry_changed());
-    let (data_dir, client_auth) = (config.data_dir.clone(), config.listener.client_auth);
-    let (settings, commands) = (config.api.clone(), config.commands.clone());
+    let parts = Parts {
+        handles: handles.clone(),
+        pki: pki.clone(),
+        tls: tls.clone(),
+        client_auth: config.listener.client_auth,
+        data_dir: config.data_dir.clone(),
+        guards: access.guards(),
+        registry_changed: access.registry_changed(),
+        switches,
+        refusals,
+        audit: audit.clone(),
+    };
     let service = tasks.spawner(Stage::Service);
-    let (spawner, cancel) = (service.clone(), service.cancelled().clone());
-    service.essential("rest", async move {
-        let opening = Ledger::open(&handles.buffer, handles.clock.clone(), &commands);
-        let ledger = tokio::select! {
-            ledger = opening => ledger,
-            () = cancel.cancelled() => return,
-        };
-        let Ok(ledger) = ledger else { return };
-        let parts = Parts {
-            handles,
-            pki,
-            tls,
-            client_auth,
-            data_dir,
-            ledger,
-            guards,
-            registry_changed,
-            switches,
-            refusals,
-            audit,
-        };
-        server.run(api::router(parts, &settings), spawner, cancel).await;
-    });
+    let cancel = service.cancelled().clone();
+    let router = api::router(parts, &config.api);
+    service.essential("rest", server.run(router, service.clone(), cancel));
     let scheme = if config.api.tls { "https" } else { "http" };
     tracing::info!(%address, "the REST API is described at {scheme}://{address}/api/docs");
 }

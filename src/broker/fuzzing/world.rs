@@ -28,6 +28,7 @@ use crate::config::{
     self, Access, AclRule, ClockSource, DeviceMatch, DeviceSource, PayloadFormat, TopicTemplate,
 };
 use crate::message::{CertificateId, DeviceId, TopicFilter};
+use crate::relay::Ledger;
 use crate::tasks::{Stage, Tasks};
 
 /// A buffer serves so many runs before another takes its place: it would fill.
@@ -167,7 +168,8 @@ fn start(buffer: &Buffer, clock: &Clock) -> (Broker, Tasks) {
     let authorizer = Authorizer::new(&Access { rules, ..Access::default() }, &streams);
     let authenticator = Authenticator::new(clock.clone());
     let (buffer, refusals) = (buffer.clone(), Refusals::default());
-    let broker = Broker::new(settings, authorizer, authenticator, buffer, clock.clone(), refusals);
+    let ledger = Ledger::new(&buffer, clock.clone(), &config::Commands::default());
+    let broker = Broker::new(settings, authorizer, authenticator, buffer, clock.clone(), refusals, ledger);
     let tasks = Tasks::default();
     let service = tasks.spawner(Stage::Service);
     service.essential("broker", broker.clone().run(service.cancelled().clone()));

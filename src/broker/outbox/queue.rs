@@ -11,8 +11,10 @@ use bytes::BytesMut;
 use super::outlet::{Outlet, Unsendable};
 use crate::broker::message::Message;
 use crate::broker::subscriptions::Identifiers;
+use crate::buffer::Mark;
 use crate::clock::Clock;
-use crate::message::Qos;
+use crate::message::{CommandId, Qos};
+use crate::relay::Undelivered;
 
 /// Messages in flight to one client at most. AWS IoT, which devices were written against, has the same.
 pub(in crate::broker) const MAX_IN_FLIGHT: u16 = 100;
@@ -54,16 +56,36 @@ struct Waiting {
     parcel: Parcel,
 }
 
+/// A command that the session has, and has not written yet.
+#[derive(Debug)]
+struct Pending {
+    waiting: Waiting,
+    /// What must be on disk before.
+    behind: Mark,
+}
+
 #[derive(Debug)]
 struct InFlight {
     number: u64,
     phase: Phase,
 }
 
+impl InFlight {
+    /// The command that it carries, until the client has it.
+    fn command(&self) -> Option<CommandId> {
+        match &self.phase {
+            Phase::Sent(parcel) => parcel.message.command,
+            Phase::Released => None,
+        }
+    }
+}
+
 /// The messages of one session.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     waiting: VecDeque<Waiting>,
+    /// They go before what waits.
+    commands: VecDeque<Pending>,
     in_flight: VecDeque<InFlight>,
     /// So many of those in flight, the last ones, were sent over an earlier connection and not yet over this.
     again: usize,
@@ -80,6 +102,17 @@ pub(in crate::broker) struct Terms<'a> {
     pub(in crate::broker) clock: &'a Clock,
     /// Whether the client may be given messages of a topic.
     pub(in crate::broker) may_receive: &'a dyn Fn(&str) -> bool,
+    /// Whether a command may be sent now, for the first time or again.
+    pub(in crate::broker) may_command: &'a dyn Fn(CommandId) -> bool,
+    /// What is on disk.
+    pub(in crate::broker) durable: Mark,
+}
+
+impl Terms<'_> {
+    /// Whether the client may be given a message now; a command, only as long as it has subscribed to its topic.
+    fn allow(&self, message: &Message, has_subscribed: &dyn Fn(&str) -> bool) -> bool {
+        (message.command.is_none() || has_subscribed(&message.topic)) && (self.may_receive)(&message.topic)
+    }
 }
 
 /// What was moved to the output.
@@ -99,6 +132,19 @@ pub(in crate::broker) struct Taken {
     pub(in crate::broker) forbidden: u64,
     /// The numbers of those of QoS 1 and 2 that are done with, sent or not.
     pub(in crate::broker) done: Vec<u64>,
+    /// Commands that were sent with QoS 0.
+    pub(in crate::broker) written: Vec<CommandId>,
+    /// Commands that are not sent.
+    pub(in crate::broker) returned: Vec<(CommandId, Undelivered)>,
+    /// More could be moved once this is on disk.
+    pub(in crate::broker) behind: Option<Mark>,
+}
+
+/// A message that the client has answered for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::broker) struct Settled {
+    pub(in crate::broker) number: u64,
+    pub(in crate::broker) command: Option<CommandId>,
 }
 
 impl Taken {
@@ -115,11 +161,11 @@ impl Taken {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::broker) enum Recorded {
     /// The message with this number is now released.
-    Now(u64),
+    Now(Settled),
     /// It was before.
     Before,
     /// The message with this number is done with.
-    Done(u64),
+    Done(Settled),
     /// There is no such message.
     Unknown,
 }
@@ -131,12 +177,27 @@ fn packet_id(number: u64) -> u16 {
 
 impl Queue {
     pub(super) fn len(&self) -> usize {
-        self.waiting.len() + self.in_flight.len()
+        self.waiting.len() + self.commands.len() + self.in_flight.len()
+    }
+
+    /// Whether another command could be sent, as far as the client's acks are concerned.
+    pub(super) fn has_window(&self, max_in_flight: u16) -> bool {
+        self.in_flight.len() + self.commands.len() < max_in_flight.into()
+    }
+
+    /// The commands, and whether each was written.
+    pub(super) fn commands(&self) -> impl Iterator<Item = (CommandId, bool)> {
+        let unwritten =
+            self.commands.iter().filter_map(|it| Some((it.waiting.parcel.message.command?, false)));
+        let written = self.in_flight.iter().filter_map(|flying| Some((flying.command()?, true)));
+        unwritten.chain(written)
     }
 
     /// The numbers of all that have one.
     pub(super) fn numbers(&self) -> impl Iterator<Item = u64> {
-        let waiting = self.waiting.iter().map(|waiting| waiting.number).filter(|number| *number > 0);
+        let commands = self.commands.iter().map(|pending| &pending.waiting);
+        let waiting =
+            commands.chain(&self.waiting).map(|waiting| waiting.number).filter(|number| *number > 0);
         self.in_flight.iter().map(|flying| flying.number).chain(waiting)
     }
 
@@ -148,6 +209,11 @@ impl Queue {
     /// The bytes of the parcel are counted already.
     pub(super) fn push(&mut self, number: u64, parcel: Parcel) {
         self.waiting.push_back(Waiting { number, parcel });
+    }
+
+    /// As [`Queue::push`], for a command that must not be sent before `behind` is on disk.
+    pub(super) fn push_command(&mut self, number: u64, parcel: Parcel, behind: Mark) {
+        self.commands.push_back(Pending { waiting: Waiting { number, parcel }, behind });
     }
 
     /// Takes back what an earlier process had.
@@ -179,32 +245,19 @@ impl Queue {
     }
 
     /// Moves messages to the output until that holds `out_bytes`, or as many are without an ack as may be.
+    /// `has_subscribed`: to the topic of a command.
     pub(super) fn take(
         &mut self,
         outlet: &mut Outlet,
         (out, out_bytes): (&mut BytesMut, usize),
-        Terms { max_in_flight, clock, may_receive }: &Terms<'_>,
+        terms: &Terms<'_>,
+        has_subscribed: &dyn Fn(&str) -> bool,
     ) -> Taken {
         let mut taken = Taken::default();
-        while self.again > 0 {
-            if out.len() >= out_bytes {
-                taken.more = true;
-                return taken;
-            }
-            let index = self.in_flight.len() - self.again;
-            let flying = &self.in_flight[index];
-            let sent = match &flying.phase {
-                Phase::Released => outlet.release(packet_id(flying.number), out),
-                Phase::Sent(_) if index >= usize::from(*max_in_flight) => return taken,
-                Phase::Sent(parcel) if !may_receive(&parcel.message.topic) => Err(Unsendable::Forbidden),
-                Phase::Sent(parcel) => outlet.repeat(parcel, packet_id(flying.number), clock, out),
-            };
-            if let Err(unsendable) = sent {
-                taken.count_unsent(unsendable);
-                taken.done.extend(self.remove(index));
-            } else {
-                self.again -= 1;
-            }
+        if !self.repeat(outlet, (out, out_bytes), terms, has_subscribed, &mut taken)
+            || !self.take_commands(outlet, (out, out_bytes), terms, has_subscribed, &mut taken)
+        {
+            return taken;
         }
         while let Some(Waiting { number, parcel }) = self.waiting.front() {
             if out.len() >= out_bytes {
@@ -212,31 +265,127 @@ impl Queue {
                 return taken;
             }
             let number = *number;
-            if number > 0 && !self.may_send(number, *max_in_flight) {
+            if number > 0 && !self.may_send(number, terms.max_in_flight) {
                 return taken;
             }
             let packet_id = if number > 0 { packet_id(number) } else { 0 };
-            let sent = match may_receive(&parcel.message.topic) {
-                true => outlet.send(parcel, packet_id, clock, out),
+            let sent = match (terms.may_receive)(&parcel.message.topic) {
+                true => outlet.send(parcel, packet_id, terms.clock, out),
                 false => Err(Unsendable::Forbidden),
             };
-            let Some(Waiting { parcel, .. }) = self.waiting.pop_front() else { break };
-            match sent {
-                Ok(()) => taken.count += 1,
-                Err(unsendable) => taken.count_unsent(unsendable),
-            }
-            if sent.is_ok() && number > 0 {
-                self.in_flight.push_back(InFlight { number, phase: Phase::Sent(parcel) });
-                continue;
-            }
-            self.bytes -= parcel.cost();
-            if number > 0 {
-                taken.done.push(number);
-            }
+            let Some(waiting) = self.waiting.pop_front() else { break };
+            self.settle(waiting, sent, &mut taken);
         }
         self.waiting = VecDeque::new();
-        taken.drained = true;
+        taken.drained = self.commands.is_empty();
         taken
+    }
+
+    /// Sends again what is in flight. False when nothing else may be sent now.
+    fn repeat(
+        &mut self,
+        outlet: &mut Outlet,
+        (out, out_bytes): (&mut BytesMut, usize),
+        terms: &Terms<'_>,
+        has_subscribed: &dyn Fn(&str) -> bool,
+        taken: &mut Taken,
+    ) -> bool {
+        while self.again > 0 {
+            if out.len() >= out_bytes {
+                taken.more = true;
+                return false;
+            }
+            let index = self.in_flight.len() - self.again;
+            let flying = &self.in_flight[index];
+            let (packet_id, command) = (packet_id(flying.number), flying.command());
+            let sent = match (&flying.phase, command) {
+                (Phase::Released, _) => outlet.release(packet_id, out),
+                (Phase::Sent(_), _) if index >= usize::from(terms.max_in_flight) => return false,
+                // Its end is known: it is not carried out late.
+                (Phase::Sent(_), Some(command)) if !(terms.may_command)(command) => Err(Unsendable::Expired),
+                (Phase::Sent(parcel), _) if !terms.allow(&parcel.message, has_subscribed) => {
+                    Err(Unsendable::Forbidden)
+                }
+                (Phase::Sent(parcel), _) => outlet.repeat(parcel, packet_id, terms.clock, out),
+            };
+            let Err(unsendable) = sent else {
+                self.again -= 1;
+                continue;
+            };
+            taken.count_unsent(unsendable);
+            match (unsendable, command) {
+                (Unsendable::Forbidden, Some(id)) => taken.returned.push((id, Undelivered::Forbidden)),
+                (Unsendable::TooLarge, Some(id)) => taken.returned.push((id, Undelivered::TooLarge)),
+                _ => {}
+            }
+            taken.done.extend(self.remove(index).map(|settled| settled.number));
+        }
+        true
+    }
+
+    /// Sends commands. False when nothing else may be sent now.
+    fn take_commands(
+        &mut self,
+        outlet: &mut Outlet,
+        (out, out_bytes): (&mut BytesMut, usize),
+        terms: &Terms<'_>,
+        has_subscribed: &dyn Fn(&str) -> bool,
+        taken: &mut Taken,
+    ) -> bool {
+        while let Some(Pending { waiting: Waiting { number, parcel }, behind }) = self.commands.front() {
+            if out.len() >= out_bytes {
+                taken.more = true;
+                return false;
+            }
+            if *behind > terms.durable {
+                taken.behind = Some(*behind);
+                return true;
+            }
+            let number = *number;
+            if number > 0 && !self.may_send(number, terms.max_in_flight) {
+                return true;
+            }
+            let packet_id = if number > 0 { packet_id(number) } else { 0 };
+            let command = parcel.message.command;
+            let sent = if !command.is_some_and(terms.may_command) {
+                Err(Unsendable::Expired)
+            } else if !terms.allow(&parcel.message, has_subscribed) {
+                Err(Unsendable::Forbidden)
+            } else {
+                outlet.send(parcel, packet_id, terms.clock, out)
+            };
+            let Some(Pending { waiting, .. }) = self.commands.pop_front() else { break };
+            match (sent, command) {
+                (Ok(()), Some(id)) if number == 0 => taken.written.push(id),
+                (Err(Unsendable::Forbidden), Some(id)) => taken.returned.push((id, Undelivered::Unwritten)),
+                (Err(Unsendable::TooLarge), Some(id)) => taken.returned.push((id, Undelivered::TooLarge)),
+                _ => {}
+            }
+            self.settle(waiting, sent, taken);
+        }
+        self.commands = VecDeque::new();
+        true
+    }
+
+    /// A message that waits no more: it is in flight, or done with.
+    fn settle(
+        &mut self,
+        Waiting { number, parcel }: Waiting,
+        sent: Result<(), Unsendable>,
+        taken: &mut Taken,
+    ) {
+        match sent {
+            Ok(()) => taken.count += 1,
+            Err(unsendable) => taken.count_unsent(unsendable),
+        }
+        if sent.is_ok() && number > 0 {
+            self.in_flight.push_back(InFlight { number, phase: Phase::Sent(parcel) });
+            return;
+        }
+        self.bytes -= parcel.cost();
+        if number > 0 {
+            taken.done.push(number);
+        }
     }
 
     /// Whether the window has room, and the packet identifier is free.
@@ -249,8 +398,8 @@ impl Queue {
                 && self.in_flight.iter().any(|flying| packet_id(flying.number) == packet_id(number)))
     }
 
-    /// PUBACK. Returns the number of the message that is done with.
-    pub(super) fn acknowledged(&mut self, packet_id: u16) -> Option<u64> {
+    /// PUBACK. Returns the message that is done with.
+    pub(super) fn acknowledged(&mut self, packet_id: u16) -> Option<Settled> {
         let index = self.find(packet_id)?;
         match &self.in_flight[index].phase {
             Phase::Sent(parcel) if parcel.qos == Qos::AtLeastOnce => self.remove(index),
@@ -268,16 +417,16 @@ impl Queue {
             Phase::Sent(_) if refused => self.remove(index).map_or(Recorded::Unknown, Recorded::Done),
             Phase::Sent(parcel) => {
                 self.bytes -= parcel.cost();
+                let settled = Settled { number: *number, command: parcel.message.command };
                 *phase = Phase::Released;
-                let number = *number;
                 // PUBREL is sent by who asks, also when PUBLISH was not yet sent again.
-                Recorded::Now(number)
+                Recorded::Now(settled)
             }
         }
     }
 
-    /// PUBCOMP. Returns the number of the message that is done with.
-    pub(super) fn completed(&mut self, packet_id: u16) -> Option<u64> {
+    /// PUBCOMP. Returns the message that is done with.
+    pub(super) fn completed(&mut self, packet_id: u16) -> Option<Settled> {
         let index = self.find(packet_id)?;
         match self.in_flight[index].phase {
             Phase::Released => self.remove(index),
@@ -289,17 +438,19 @@ impl Queue {
         self.in_flight.iter().position(|flying| packet_id(flying.number) == wanted)
     }
 
-    fn remove(&mut self, index: usize) -> Option<u64> {
+    fn remove(&mut self, index: usize) -> Option<Settled> {
         if index >= self.in_flight.len() - self.again {
             self.again -= 1;
         }
-        let InFlight { number, phase } = self.in_flight.remove(index)?;
+        let flying = self.in_flight.remove(index)?;
+        let settled = Settled { number: flying.number, command: flying.command() };
+        let InFlight { phase, .. } = flying;
         if let Phase::Sent(parcel) = &phase {
             self.bytes -= parcel.cost();
         }
         if self.in_flight.is_empty() {
             self.in_flight = VecDeque::new();
         }
-        Some(number)
+        Some(settled)
     }
 }

@@ -6,11 +6,12 @@ use bytes::Bytes;
 use futures_util::task::{ArcWake, waker};
 
 use super::*;
-use crate::authorize::IdentityKind;
+use crate::authorize::{Identity, IdentityKind};
 use crate::broker::message::Message;
 use crate::broker::subscriptions::Identifiers;
 use crate::broker::wire::{Connect, Properties, Version};
 use crate::clock::Clock;
+use crate::config;
 use crate::message::{BootId, ClockQuality, DeviceId};
 
 fn clock() -> Clock {
@@ -45,6 +46,10 @@ fn outlet(version: Version, max_packet_bytes: Option<u32>, topic_alias_maximum: 
         user_name: None,
         password: None,
     })
+}
+
+fn settled(number: u64) -> Settled {
+    Settled { number, command: None }
 }
 
 fn identity(name: &str) -> Identity {
@@ -84,6 +89,8 @@ impl Bench {
             max_in_flight: self.max_in_flight,
             clock: &clock(),
             may_receive: &|topic| topic != "denied",
+            may_command: &|_| true,
+            durable: Mark::default(),
         };
         let taken = held.take(&mut self.outlet, (&mut out, out_bytes), &terms);
         (out.to_vec(), taken)
@@ -231,7 +238,7 @@ fn a_full_window_keeps_messages_back_until_an_ack() {
     assert_eq!(bench.take(1_000_000).1.count, 3);
     assert_eq!(bench.held().acknowledged(4_711), None);
     assert_eq!(bench.take(1_000_000).1.count, 0, "what waits behind them waits too: they come in order");
-    assert_eq!(bench.held().acknowledged(2), Some(2));
+    assert_eq!(bench.held().acknowledged(2), Some(settled(2)));
     assert_eq!(bench.held().acknowledged(2), None);
     assert_eq!(bench.take(1_000_000).1.count, 1);
     for id in [1, 3, 4] {
@@ -262,14 +269,14 @@ fn qos_2_goes_through_its_phases() {
     bench.take_all();
     assert_eq!(bench.held().acknowledged(1), None, "a PUBACK is no answer to it");
     assert_eq!(bench.held().completed(1), None);
-    assert_eq!(bench.held().recorded(1, false), Recorded::Now(1));
+    assert_eq!(bench.held().recorded(1, false), Recorded::Now(settled(1)));
     assert_eq!(bench.bytes(), 0, "the message is the client's");
     assert_eq!(bench.held().recorded(1, false), Recorded::Before);
-    assert_eq!(bench.held().completed(1), Some(1));
+    assert_eq!(bench.held().completed(1), Some(settled(1)));
     assert_eq!(bench.held().recorded(1, false), Recorded::Unknown);
     bench.mailbox.put(parcel("!", Qos::ExactlyOnce));
     bench.take_all();
-    assert_eq!(bench.held().recorded(2, true), Recorded::Done(2));
+    assert_eq!(bench.held().recorded(2, true), Recorded::Done(settled(2)));
 }
 
 #[test]
@@ -281,7 +288,7 @@ fn what_was_in_flight_is_sent_again_in_its_order_and_before_everything_else() {
     bench.take_all();
     bench.mailbox.put(parcel("4", Qos::AtLeastOnce));
     bench.mailbox.put(parcel("gone", Qos::AtMostOnce));
-    assert_eq!(bench.held().recorded(3, false), Recorded::Now(3));
+    assert_eq!(bench.held().recorded(3, false), Recorded::Now(settled(3)));
     bench.reconnect();
     let publish = |first, id: u8, payload| [&[first, 9], &b"\0\x04a/\xc3\xbc\0"[..], &[id, payload]].concat();
     let expected =
@@ -302,7 +309,7 @@ fn the_window_of_a_new_connection_holds_for_what_is_sent_again() {
     for id in 1..=3 {
         assert_eq!(bench.take_all().len(), 11);
         assert!(bench.take_all().is_empty());
-        assert_eq!(bench.held().acknowledged(id), Some(id.into()));
+        assert_eq!(bench.held().acknowledged(id), Some(settled(id.into())));
     }
     assert!(bench.take_all().is_empty());
     assert_eq!(bench.bytes(), 0);

@@ -186,16 +186,18 @@ impl Session {
         self.mail = true;
         let answer = match recorded {
             None => return Ok(()),
-            Some(Recorded::Done(number)) => {
-                self.keep(|session| kept::remove_queued(session, number));
+            Some(Recorded::Done(settled)) => {
+                self.settle_command(settled, reason);
+                self.keep(|session| kept::remove_queued(session, settled.number));
                 return Ok(());
             }
             Some(Recorded::Unknown) if reason.is_refusal() => return Ok(()),
             Some(Recorded::Unknown) => Reason::PacketIdentifierNotFound,
             Some(Recorded::Before) => Reason::Success,
-            Some(Recorded::Now(number)) => {
+            Some(Recorded::Now(settled)) => {
+                self.settle_command(settled, reason);
                 // PUBREL leaves when it is on disk that the client has the message: else it would be given it anew.
-                self.keep(|session| kept::put_released(session, number));
+                self.keep(|session| kept::put_released(session, settled.number));
                 Reason::Success
             }
         };

@@ -34,18 +34,27 @@ impl Session {
         if !self.mail || self.stopping || self.owes_first() || self.is_behind_with_backlog() {
             return Ok(());
         }
+        if self.commands {
+            self.take_commands()?;
+        }
         // Of who took over, this one hears by a call.
         let Some(mut held) = self.mailbox.held_by(&self.line) else { return Ok(()) };
         let (who, authorizer) = (&self.publisher.who, &self.publisher.rules.authorizer);
         let asks = self.asks;
+        let ledger = &self.broker.ledger;
         let terms = Terms {
             max_in_flight: self.max_in_flight,
             clock: &self.broker.clock,
             may_receive: &|topic| !asks || authorizer.may_receive(who, topic).allowed,
+            may_command: &|id| ledger.may_be_sent(id),
+            durable: self.publisher.writer.durable(),
         };
         let taken = held.take(&mut self.outlet, (out, OUT_BYTES), &terms);
         drop(held);
-        let Taken { count, more, drained, expired, too_large, forbidden, done } = taken;
+        let Taken { count, more, drained, expired, too_large, forbidden, done, .. } = taken;
+        self.commands_behind = taken.behind;
+        taken.written.into_iter().for_each(|id| ledger.written(id));
+        taken.returned.iter().for_each(|(id, why)| ledger.undelivered(*id, why));
         let counters = &self.broker.counters;
         counters.delivered.add(count);
         counters.dropped_expired.add(expired);

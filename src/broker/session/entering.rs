@@ -78,6 +78,8 @@ impl Session {
             outlet: Outlet::new(connect),
             max_in_flight: connect.receive_maximum.min(MAX_IN_FLIGHT),
             mail: true,
+            commands: true,
+            commands_behind: None,
             gives: present,
             bursts: false,
             silence: keep_alive.mul_f32(1.5),
@@ -89,6 +91,7 @@ impl Session {
             may_outlive: connect.session_expiry > 0,
             broker: Arc::clone(broker),
         });
+        broker.posts.add(&session.key.identity.device, &session.line);
         // Rules that change from now on are told to it: it is entered.
         session.check_identity()?;
         if present {
@@ -198,6 +201,7 @@ impl Session {
 
     /// The connection has ended, and perhaps the session with it.
     pub(super) fn leave(&mut self) {
+        self.broker.posts.remove(&self.key.identity.device, &self.line);
         let now = self.broker.clock.stamp();
         let mut changes = std::mem::take(&mut self.backlog);
         if !self.is_known

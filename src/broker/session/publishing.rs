@@ -82,6 +82,7 @@ impl Session {
         if let Some((refusal, reason)) = refusal(&route, &publish) {
             return self.refuse_publish(&publish, refusal, reason, publish.topic.clone());
         }
+        self.take_reply(&publish);
         let (qos, packet_id) = (publish.qos, publish.packet_id);
         let kind = match qos {
             Qos::AtMostOnce => return self.publish_at_most_once(&route, publish, received),

@@ -80,6 +80,8 @@ impl Session {
             Some(place) => held.subscriptions[place] = subscription,
             None => held.subscriptions.push(subscription),
         }
+        // What waited for it in the ledger.
+        (self.commands, self.mail) = (true, true);
         Ok(Ok(qos))
     }
 
@@ -119,6 +121,7 @@ impl Session {
     pub(super) fn take_new_rules(&mut self) -> Result<(), End> {
         self.publisher.take_rules(self.broker.rules());
         self.asks = true;
+        (self.commands, self.mail) = (true, true);
         self.check_identity()?;
         let forbidden = self.drop_forbidden()?;
         let Some(first) = forbidden.first() else { return Ok(()) };

@@ -1,5 +1,6 @@
 //! Sessions as clients see them: raw packets over a pipe, with a real buffer behind.
 
+mod commands;
 mod conformance;
 mod delivery;
 mod fuzzed;
@@ -84,6 +85,7 @@ struct Setup {
     rates: config::Limits,
     sessions: config::Sessions,
     retained: config::Retained,
+    commands: config::Commands,
     buffer: config::Buffer,
     /// Instead of what [`authorizer`] makes.
     rules: Option<Authorizer>,
@@ -96,6 +98,7 @@ impl Default for Setup {
             rates: config::Limits::default(),
             sessions: config::Sessions::default(),
             retained: config::Retained::default(),
+            commands: config::Commands::default(),
             buffer: config::Buffer {
                 ack_delay: Duration::from_millis(2),
                 qos0_window: Duration::from_millis(5),
@@ -111,6 +114,7 @@ impl Default for Setup {
 struct Gateway {
     broker: Broker,
     buffer: Buffer,
+    ledger: Ledger,
     streams: Vec<config::Stream>,
     tasks: Tasks,
     setup: Setup,
@@ -149,11 +153,13 @@ impl Gateway {
         let authenticator = Authenticator::new(clock.clone());
         let rules = setup.rules.clone().unwrap_or_else(|| authorizer(&streams));
         let refusals = Refusals::default();
-        let broker = Broker::new(settings, rules, authenticator, buffer.clone(), clock, refusals);
+        let ledger = Ledger::new(&buffer, clock.clone(), &setup.commands);
+        let broker =
+            Broker::new(settings, rules, authenticator, buffer.clone(), clock, refusals, ledger.clone());
         let tasks = Tasks::default();
         let service = tasks.spawner(Stage::Service);
         service.passing(broker.clone().run(service.cancelled().clone()));
-        Self { broker, buffer, streams, tasks, setup, dir }
+        Self { broker, buffer, ledger, streams, tasks, setup, dir }
     }
 
     /// Waits until it lets clients in, and stops the clock of tokio: the store has one of its own.
@@ -167,7 +173,7 @@ impl Gateway {
     async fn restart(mut self) -> Self {
         assert_eq!(self.tasks.drain(PATIENCE).await, []);
         self.buffer.close().await;
-        drop((self.broker, self.buffer));
+        drop((self.broker, self.buffer, self.ledger));
         Self::start_in(self.dir, self.setup)
     }
 

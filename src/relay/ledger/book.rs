@@ -20,9 +20,6 @@ const MAX_NAME_BYTES: usize = 256;
 /// Bytes of a device's answer that are kept.
 const MAX_RESULT_BYTES: usize = 1_024;
 
-/// Commands that a session looks at together.
-const MAX_OFFERED: usize = 32;
-
 /// What is known of how long ago something was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Age {
@@ -59,6 +56,17 @@ impl Now<'_> {
         let (Age::Known(age) | Age::AtLeast(age)) = (self.age)(since);
         age >= time
     }
+}
+
+/// What a device has published.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Said<'a> {
+    pub(super) device: &'a DeviceId,
+    pub(super) topic: &'a str,
+    pub(super) correlation: Option<&'a [u8]>,
+    pub(super) payload: &'a [u8],
+    /// It may have been taken before.
+    pub(super) is_repetition: bool,
 }
 
 /// What a command would bring about.
@@ -307,11 +315,7 @@ impl Book {
     /// What may be given to a device now, in the order of acceptance.
     pub(super) fn waiting(&self, device: &DeviceId, now: &Now<'_>) -> Vec<SharedCommand> {
         let is_due = |entry: &&Entry| is_waiting(entry) && now.life(&entry.command) == Life::Good;
-        self.open_of(device)
-            .filter(is_due)
-            .take(MAX_OFFERED)
-            .map(|entry| Arc::clone(&entry.command))
-            .collect()
+        self.open_of(device).filter(is_due).map(|entry| Arc::clone(&entry.command)).collect()
     }
 
     /// Devices for which something waits.
@@ -429,21 +433,23 @@ impl Book {
         later.next().map(|later| later.id)
     }
 
-    /// The device has published something: whether that answers a command of it. With correlation data it answers
-    /// the one with that id, without the one that was sent first.
-    pub(super) fn replied(
-        &mut self,
-        device: &DeviceId,
-        topic: &str,
-        correlation: Option<&[u8]>,
-        payload: &[u8],
-        now: &Now<'_>,
-    ) -> Option<CommandId> {
+    /// Whether what a device has published answers a command of it, and which.
+    pub(super) fn replied(&mut self, said: &Said<'_>, now: &Now<'_>) -> Option<CommandId> {
+        let Said { device, topic, correlation, payload, is_repetition } = *said;
+        let waits_here =
+            |command: &Command| command.reply.as_ref().is_some_and(|reply| reply.topic.as_str() == topic);
         let answered = self.open_of(device).map(|entry| &entry.command).find(|command| {
             matches!(command.state, State::Sent | State::Acked)
-                && command.reply.as_ref().is_some_and(|reply| reply.topic.as_str() == topic)
+                && waits_here(command)
                 && correlation.is_none_or(|data| is_id(data, command.id))
         })?;
+        if is_repetition && correlation.is_none() {
+            let mut finished = self.finished.iter().rev().map(|number| &self.entries[number].command);
+            let last = finished.find(|it| it.device == *device && it.result.is_some() && waits_here(it));
+            if last.is_some_and(|last| last.result.as_deref() == Some(&*shortened(payload))) {
+                return None;
+            }
+        }
         let id = answered.id;
         self.change_id(id, |command| {
             let failed = command.reply.as_ref().is_some_and(|reply| reply.failed_if.says(payload));

@@ -16,9 +16,9 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, SetOnce};
 
-use self::book::{Age, Book, Now, Plan};
+use self::book::{Age, Book, Now, Plan, Said};
 use super::command::{NewCommand, SharedCommand, Source, State};
 use super::record;
 use crate::buffer::{Buffer, Change, Closed, Mark, SubmitError, Table, Wait, Writer};
@@ -33,6 +33,8 @@ pub struct Ledger(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     desk: Mutex<Desk>,
+    /// What an earlier process had is known.
+    ready: SetOnce<()>,
     /// Open commands that wait for a reply: asked with every publish.
     awaited: AtomicUsize,
     /// The buffer had no room: when that is over, devices are to be called.
@@ -87,7 +89,7 @@ pub enum NotAccepted {
     /// It is refused for good: this says why, and is kept like others.
     #[error("refused: {}", .0.reason.as_deref().unwrap_or_default())]
     Refused(SharedCommand),
-    /// The disk takes nothing now. Only [`Ledger::accept_now`] says that.
+    /// The disk takes nothing now, or was not read yet. Only [`Ledger::accept_now`] says that.
     #[error("there is no room on disk")]
     NoRoom,
     /// The gateway is ending.
@@ -121,19 +123,10 @@ pub enum Undelivered {
     Unconfirmed,
     /// It is larger than the client takes.
     TooLarge,
-    /// The client may not receive from this topic any more.
+    /// It was written, and the client may not receive from its topic any more.
     Forbidden,
     /// The client has refused it, with this reason.
     Refused(String),
-}
-
-/// A command that a session has now.
-#[derive(Debug, Clone)]
-pub struct Handover {
-    /// As it is now.
-    pub command: SharedCommand,
-    /// It is on disk that it was sent, when the buffer is here.
-    pub mark: Mark,
 }
 
 /// Which commands are wanted.
@@ -210,21 +203,13 @@ impl Drop for Releasing<'_> {
 }
 
 impl Ledger {
-    /// Reads what an earlier process had. Waits until the store is open.
-    ///
-    /// # Errors
-    /// [`Closed`] when the buffer has ended.
-    pub async fn open(buffer: &Buffer, clock: Clock, settings: &config::Commands) -> Result<Self, Closed> {
-        let mut book = Book::new(settings.clone());
-        book.restore(buffer.records(Table::Command).await?);
-        let unreadable = book.figures().unreadable;
-        if unreadable > 0 {
-            tracing::warn!(records = unreadable, "records of commands that cannot be read are left alone");
-        }
-        let desk = Desk { book, writer: buffer.writer() };
-        let ledger = Self(Arc::new(Inner {
-            awaited: AtomicUsize::new(desk.book.awaited()),
-            desk: Mutex::new(desk),
+    /// A ledger that knows nothing yet, and accepts nothing before [`Ledger::load`] has read what was kept.
+    #[must_use]
+    pub fn new(buffer: &Buffer, clock: Clock, settings: &config::Commands) -> Self {
+        Self(Arc::new(Inner {
+            desk: Mutex::new(Desk { book: Book::new(settings.clone()), writer: buffer.writer() }),
+            ready: SetOnce::new(),
+            awaited: AtomicUsize::new(0),
             is_starved: AtomicBool::new(false),
             awaits_clock: AtomicBool::new(true),
             postman: OnceLock::new(),
@@ -233,8 +218,35 @@ impl Ledger {
             buffer: buffer.clone(),
             boot: clock.stamp().boot,
             clock,
-        }));
-        ledger.sweep();
+        }))
+    }
+
+    /// Reads what an earlier process had, once. Waits until the store is open.
+    ///
+    /// # Errors
+    /// [`Closed`] when the buffer has ended.
+    pub async fn load(&self) -> Result<(), Closed> {
+        let records = self.0.buffer.records(Table::Command).await?;
+        let unreadable = self.update(Wait::Nobody, |book, now| {
+            book.restore(records);
+            book.sweep(now);
+            book.figures().unreadable
+        });
+        if unreadable > 0 {
+            tracing::warn!(records = unreadable, "records of commands that cannot be read are left alone");
+        }
+        // It is set here alone.
+        self.0.ready.set(()).ok();
+        Ok(())
+    }
+
+    /// A ledger that knows what an earlier process had. Waits until the store is open.
+    ///
+    /// # Errors
+    /// [`Closed`] when the buffer has ended.
+    pub async fn open(buffer: &Buffer, clock: Clock, settings: &config::Commands) -> Result<Self, Closed> {
+        let ledger = Self::new(buffer, clock, settings);
+        ledger.load().await?;
         Ok(ledger)
     }
 
@@ -265,6 +277,11 @@ impl Ledger {
     /// # Errors
     /// When it is refused, which is on disk as well; or the gateway ends.
     pub async fn accept(&self, new: NewCommand) -> Result<Accepted, NotAccepted> {
+        tokio::select! {
+            _ = self.0.ready.wait() => {}
+            // The store may never open.
+            _ = self.0.buffer.ended() => return Err(NotAccepted::Closed),
+        }
         let mut writer = self.0.buffer.writer();
         let until_durable = async |writer: &Writer, mark| {
             writer.until_durable(mark).await.map_err(|Closed| NotAccepted::Closed)
@@ -294,6 +311,9 @@ impl Ledger {
     /// # Errors
     /// When it is refused, or there is no room on disk, or the gateway ends.
     pub fn accept_now(&self, new: NewCommand) -> Result<Accepted, NotAccepted> {
+        if !self.0.ready.initialized() {
+            return Err(NotAccepted::NoRoom);
+        }
         match self.admit(new, &mut self.0.buffer.writer(), false) {
             Ok(Admitted::Known(command, _)) => Ok(Accepted::Known(command)),
             Ok(Admitted::New(command, _)) => {
@@ -420,29 +440,29 @@ impl Ledger {
         self.with_now(|now| self.desk().book.waiting(device, now))
     }
 
-    /// A session takes a command, to send it with this quality of service. `None`: it is too late for that, or there
-    /// is no room on disk to keep it.
+    /// A session takes a command, to send it with this quality of service. That is on disk when the buffer is at the
+    /// mark. `None`: it is too late for that, or there is no room on disk to keep it.
     #[must_use]
-    pub fn hand_over(&self, id: CommandId, granted: Qos) -> Option<Handover> {
+    pub fn hand_over(&self, id: CommandId, granted: Qos) -> Option<Mark> {
         self.with_now(|now| {
             let mut desk = self.desk();
             let Desk { book, writer } = &mut *desk;
             let command = book.handed_over(id, granted, now)?;
             let change = Change::Put(record::key(id), record::encode(&command));
             let wait = if granted == Qos::AtLeastOnce { Wait::Nobody } else { Wait::Now };
-            match writer.submit(None, vec![change], wait) {
-                Ok(receipt) => {
-                    book.replace(command, receipt.mark);
-                    let command = Arc::clone(book.get(id)?);
-                    self.settle(desk, Wait::Nobody);
-                    Some(Handover { command, mark: receipt.mark })
-                }
-                Err(_) => {
-                    self.0.is_starved.store(true, Ordering::Relaxed);
-                    None
-                }
-            }
+            let Ok(receipt) = writer.submit(None, vec![change], wait) else {
+                self.put_off();
+                return None;
+            };
+            book.replace(command, receipt.mark);
+            self.settle(desk, Wait::Nobody);
+            Some(receipt.mark)
         })
+    }
+
+    /// The broker has no room on disk for a command: its device is called again by [`Ledger::sweep`].
+    pub fn put_off(&self) {
+        self.0.is_starved.store(true, Ordering::Relaxed);
     }
 
     /// Whether a session may write a command that it has, for the first time or again.
@@ -477,14 +497,19 @@ impl Ledger {
 
     /// A device has published something. If that answers a command, the end of it is submitted to the buffer now,
     /// and so before what is submitted next. Says which command that was.
+    ///
+    /// With correlation data it answers the command with that id; without, the one that was sent first. What is a
+    /// repetition (DUP), and says the same as an earlier reply, answers nothing again.
     pub fn replied(
         &self,
         device: &DeviceId,
         topic: &str,
         correlation: Option<&[u8]>,
         payload: &[u8],
+        is_repetition: bool,
     ) -> Option<CommandId> {
-        self.update(Wait::ForAck, |book, now| book.replied(device, topic, correlation, payload, now))
+        let said = Said { device, topic, correlation, payload, is_repetition };
+        self.update(Wait::ForAck, |book, now| book.replied(&said, now))
     }
 
     /// Sessions that were kept have these commands from before, with this quality of service. All others that were

@@ -91,7 +91,7 @@ impl Postman for Bell {
 #[tokio::test]
 async fn a_command_goes_its_way_and_its_times_are_in_order() {
     let dir = tempfile::tempdir().unwrap();
-    let (ledger, _buffer) = open(dir.path()).await;
+    let (ledger, buffer) = open(dir.path()).await;
     let bell = Bell::default();
     ledger.deliver_by(Box::new(bell.clone()));
     let command = accept(&ledger, with_reply("on")).await;
@@ -100,13 +100,15 @@ async fn a_command_goes_its_way_and_its_times_are_in_order() {
     assert!(ledger.awaits_replies());
 
     let sent = ledger.hand_over(command.id, Qos::AtLeastOnce).unwrap();
-    assert_eq!((sent.command.state, sent.command.attempts), (State::Sent, 1));
+    buffer.writer().until_durable(sent).await.unwrap();
+    let now = ledger.get(command.id).unwrap();
+    assert_eq!((now.state, now.attempts), (State::Sent, 1));
     assert!(ledger.hand_over(command.id, Qos::AtLeastOnce).is_none(), "nobody else gets it");
     assert_eq!(ledger.waiting(&device()), []);
     ledger.acked(command.id);
     assert_eq!(state_of(&ledger, &command), State::Acked);
-    assert_eq!(ledger.replied(&device(), "led-1/other", None, b"ok"), None);
-    assert_eq!(ledger.replied(&device(), "led-1/reply", None, b"brightness 7"), Some(command.id));
+    assert_eq!(ledger.replied(&device(), "led-1/other", None, b"ok", false), None);
+    assert_eq!(ledger.replied(&device(), "led-1/reply", None, b"brightness 7", false), Some(command.id));
 
     let done = ledger.get(command.id).unwrap();
     assert_eq!((done.state, done.result.as_deref()), (State::Done, Some("brightness 7")));
@@ -151,7 +153,7 @@ async fn a_reply_says_by_its_status_that_the_command_failed() {
         let command = accept(&ledger, with_reply("on")).await;
         ledger.hand_over(command.id, Qos::AtLeastOnce).unwrap();
         // Before the ack: it says more.
-        assert_eq!(ledger.replied(&device(), "led-1/reply", None, payload), Some(command.id));
+        assert_eq!(ledger.replied(&device(), "led-1/reply", None, payload, false), Some(command.id));
         assert_eq!(state_of(&ledger, &command), expected, "{}", payload.escape_ascii());
         ledger.acked(command.id);
         assert_eq!(state_of(&ledger, &command), expected);
@@ -168,12 +170,16 @@ async fn correlation_data_tells_which_command_a_reply_is_for_and_without_it_the_
         ledger.hand_over(command.id, Qos::AtLeastOnce).unwrap();
         commands.push(command.id);
     }
-    let reply = |data: Option<&[u8]>| ledger.replied(&device(), "led-1/reply", data, b"ok");
+    let reply = |data: Option<&[u8]>| ledger.replied(&device(), "led-1/reply", data, b"ok", false);
     assert_eq!(reply(Some(b"somebody else's")), None);
     assert_eq!(reply(Some(commands[1].to_string().as_bytes())), Some(commands[1]));
     assert_eq!(reply(Some(commands[2].as_bytes())), Some(commands[2]));
     let other = DeviceId::parse("led-2").unwrap();
-    assert_eq!(ledger.replied(&other, "led-1/reply", None, b"ok"), None, "another device answers for itself");
+    assert_eq!(
+        ledger.replied(&other, "led-1/reply", None, b"ok", false),
+        None,
+        "another device answers for itself"
+    );
     assert_eq!(reply(None), Some(commands[0]));
 }
 
@@ -183,7 +189,9 @@ async fn a_long_reply_is_cut_at_a_character() {
     let (ledger, _buffer) = open(dir.path()).await;
     let command = accept(&ledger, with_reply("on")).await;
     ledger.hand_over(command.id, Qos::AtLeastOnce).unwrap();
-    ledger.replied(&device(), "led-1/reply", None, format!("x{}", "ü".repeat(2_000)).as_bytes()).unwrap();
+    ledger
+        .replied(&device(), "led-1/reply", None, format!("x{}", "ü".repeat(2_000)).as_bytes(), false)
+        .unwrap();
     assert_eq!(ledger.get(command.id).unwrap().result.as_ref().unwrap().len(), 1_023);
 }
 
