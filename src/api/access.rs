@@ -66,7 +66,9 @@ wanted!(
     ReadingsRead,
     SinksRead,
     SinksWrite,
-    BufferRead
+    BufferRead,
+    FirmwareRead,
+    FirmwareWrite
 );
 
 /// The caller, whose token has the scope `W`, and who has not asked too often.

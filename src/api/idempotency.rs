@@ -16,9 +16,9 @@ use axum::response::{IntoResponse, Response};
 use ring::digest::{Context, Digest, SHA256};
 
 use super::access::Caller;
-use super::extract;
 use super::problem::Problem;
 use super::rest::Rest;
+use super::{extract, firmware};
 
 /// The header.
 pub(super) const HEADER: &str = "idempotency-key";
@@ -131,7 +131,8 @@ pub(super) async fn remember(State(rest): State<Arc<Rest>>, request: Request, ne
 }
 
 async fn try_remember(rest: &Rest, request: Request, next: Next) -> Result<Response, Problem> {
-    let is_for_us = request.method() == Method::POST && request.uri().path() != COMMANDS;
+    let is_for_us =
+        request.method() == Method::POST && ![COMMANDS, firmware::RELEASES].contains(&request.uri().path());
     let Some(own) = key_of(request.headers())?.filter(|_| is_for_us) else {
         return Ok(next.run(request).await);
     };

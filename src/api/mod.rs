@@ -9,6 +9,7 @@ pub mod client;
 mod commands;
 mod devices;
 mod extract;
+mod firmware;
 mod health;
 mod idempotency;
 mod keys;

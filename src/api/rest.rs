@@ -18,7 +18,7 @@ use super::access::{self, Guards};
 use super::idempotency::{self, Answers};
 use super::limits::Limits;
 use super::problem::{Kind, Problem};
-use super::{Handles, Switches, commands, devices, health, keys, openapi, readings, sinks, store};
+use super::{Handles, Switches, commands, devices, firmware, health, keys, openapi, readings, sinks, store};
 use crate::audit::Audit;
 use crate::authorize::refusals::Refusals;
 use crate::config::{self, ClientAuth};
@@ -117,6 +117,11 @@ pub(super) fn v1() -> OpenApiRouter<Arc<Rest>> {
         .routes(routes!(sinks::one))
         .routes(routes!(sinks::pause))
         .routes(routes!(sinks::resume))
+        .routes(routes!(firmware::list, firmware::create))
+        .routes(routes!(firmware::one, firmware::remove))
+        .routes(routes!(firmware::promote))
+        .routes(routes!(firmware::roll_back))
+        .routes(routes!(firmware::devices))
         .routes(routes!(store::figures))
         .routes(routes!(store::dead_letters));
     OpenApiRouter::with_openapi(openapi::head()).nest("/api/v1", v1)

@@ -88,17 +88,17 @@ pub(super) fn run(config: &ConfigArg, command: &Command) -> anyhow::Result<ExitC
         Command::Promote { id, rollout } => {
             let release = store.promote(*id, rollout.clone())?;
             changed(&config, "firmware promote", &release);
-            println!("{}", described(&release));
+            println!("{release}");
         }
         Command::Rollback { id } => {
             let release = store.roll_back(*id)?;
             changed(&config, "firmware rollback", &release);
-            println!("{} is not offered any more.", described(&release));
+            println!("{release} is not offered any more.");
         }
         Command::Remove { id } => {
             let release = store.remove(*id)?;
             changed(&config, "firmware remove", &release);
-            println!("{} is gone.", described(&release));
+            println!("{release} is gone.");
         }
         Command::State { json } => state(&store, *json)?,
     }
@@ -117,16 +117,13 @@ fn add(config: &Config, store: &Store, new: &Add) -> anyhow::Result<()> {
         sha256: *sha256,
         md5: *md5,
     };
-    let room = Room {
-        max_image_bytes: config.firmware.max_image_bytes,
-        min_free_bytes: config.buffer.min_free_bytes,
-    };
+    let room = Room::of(config);
     let now = gateway::offline_clock(config)?.trusted_now().into();
     let release = store
         .add(file, new_release, room, now)
         .with_context(|| format!("{} is refused", new.file.display()))?;
     changed(config, "firmware add", &release);
-    println!("{}", described(&release));
+    println!("{release}");
     println!("for     {}", audience(config, &release.target)?);
     println!("size    {} bytes", release.image.bytes);
     println!("sha256  {}", release.image.sha256);
@@ -150,12 +147,7 @@ fn audience(config: &Config, target: &Target) -> anyhow::Result<String> {
 }
 
 fn changed(config: &Config, change: &str, release: &Release) {
-    audit::changed(config, change, None, &described(release));
-}
-
-fn described(release: &Release) -> String {
-    let Release { id, version, target, rollout, .. } = release;
-    format!("Release {id}: {version} for {target}, {rollout}")
+    audit::changed(config, change, None, &release.to_string());
 }
 
 fn list<'a>(releases: impl Iterator<Item = &'a Release>, json: bool) -> anyhow::Result<()> {

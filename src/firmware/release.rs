@@ -173,6 +173,13 @@ pub struct Release {
     pub image: Image,
 }
 
+impl fmt::Display for Release {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, version, target, rollout, .. } = self;
+        write!(f, "release {id}: {version} for {target}, {rollout}")
+    }
+}
+
 impl Release {
     /// Whether a device for which it is gets it. Raising the share takes it from nobody; and of another release
     /// other devices are the first.

@@ -17,7 +17,7 @@ use super::image::Kind;
 use super::notice::{Notices, Publish};
 use super::release::{Offer, Release, Releases};
 use super::state::{DeviceState, States};
-use super::store::Store;
+use super::store::{Room, Store};
 use crate::authorize::refusals::{Refusal, Refusals, Whom};
 use crate::authorize::{Authenticator, Authorizer, Document};
 use crate::clock::Clock;
@@ -36,6 +36,8 @@ const REMIND_EVERY: Duration = Duration::from_secs(3_600);
 pub struct Parts {
     /// The settings.
     pub settings: config::Firmware,
+    /// What the releases may take.
+    pub room: Room,
     /// Where the gateway keeps its data.
     pub data_dir: PathBuf,
     /// Who says who a device is.
@@ -55,6 +57,7 @@ pub struct Firmware(pub(super) Arc<Shared>);
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) settings: config::Firmware,
+    room: Room,
     store: Store,
     index: Mutex<Document<Releases>>,
     releases: RwLock<Arc<Releases>>,
@@ -102,12 +105,13 @@ impl Firmware {
     /// It waits for the disk.
     #[must_use]
     pub fn open(parts: Parts) -> Self {
-        let Parts { settings, data_dir, authenticator, rules, refusals, clock } = parts;
+        let Parts { settings, room, data_dir, authenticator, rules, refusals, clock } = parts;
         let store = Store::new(&data_dir);
         let index = store.open_index();
         let shared = Shared {
             downloads: Arc::new(Semaphore::new(settings.max_downloads)),
             settings,
+            room,
             images: CheckedImages::new(store.clone()),
             releases: RwLock::new(index.content()),
             index: Mutex::new(index),
@@ -129,6 +133,12 @@ impl Firmware {
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.0.store
+    }
+
+    /// What the releases may take.
+    #[must_use]
+    pub fn room(&self) -> Room {
+        self.0.room
     }
 
     /// The releases in force.

@@ -5,6 +5,8 @@ use std::io::{self, Read, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
+use tempfile::NamedTempFile;
 use time::OffsetDateTime;
 
 use super::hex::{Md5, Sha256};
@@ -12,11 +14,14 @@ use super::image::{BadImage, Image, Kind};
 use super::release::{MAX_RELEASES, Release, Releases, Rollout, Target, Version};
 use super::state::States;
 use crate::authorize::{Content, Document, DocumentError, make_like_directory};
+use crate::config;
 
 /// The present form of the files.
 pub(super) const FORM: u32 = 1;
 
 const IMAGES: &str = "images";
+/// What the names of images begin with that are being written.
+const NEW: &str = ".new-";
 
 impl Content for Releases {
     const NAME: &'static str = "releases";
@@ -55,9 +60,9 @@ pub enum StoreError {
     /// The image is none, or not the one that was meant.
     #[error("{0}")]
     Refused(String),
-    /// There is no such release, or it is not as it would have to be.
-    #[error("{0}")]
-    NotFound(String),
+    /// There is no release with this number.
+    #[error("there is no release {0}; `tampu firmware list` shows them")]
+    NotFound(u32),
 }
 
 impl From<BadImage> for StoreError {
@@ -90,6 +95,17 @@ pub struct Room {
     pub max_image_bytes: u64,
     /// Free bytes of the file system that are left to the readings.
     pub min_free_bytes: u64,
+}
+
+impl Room {
+    /// What the settings leave.
+    #[must_use]
+    pub fn of(config: &config::Config) -> Self {
+        Self {
+            max_image_bytes: config.firmware.max_image_bytes,
+            min_free_bytes: config.buffer.min_free_bytes,
+        }
+    }
 }
 
 /// The directory of the releases. Nothing of it is kept in memory. Its calls wait for the disk: not on an async thread.
@@ -143,7 +159,8 @@ impl Store {
         Ok(Document::read(&self.dir)?)
     }
 
-    /// Takes an image and makes a release of it. Both are on disk when this returns.
+    /// Takes an image and makes a release of it. Both are on disk when this returns. The same image for the same devices
+    /// in the same version is the release that there is; if its image was damaged, it is mended.
     ///
     /// # Errors
     /// When the image is none, is not the one that was meant or does not fit, or the disk does not take it: then
@@ -155,14 +172,25 @@ impl Store {
         room: Room,
         added: OffsetDateTime,
     ) -> Result<Release, StoreError> {
+        self.make_directories()?;
+        // Before others have to wait: an image may come slowly.
+        let (file, image) = self.take_in(image, &new, room)?;
         self.update(|releases| {
             if releases.releases.len() >= MAX_RELEASES {
                 return Err(StoreError::Refused(format!(
                     "there are {MAX_RELEASES} releases already: remove some"
                 )));
             }
-            let image = self.take_in(image, &new, room)?;
+            self.place(file, &image)?;
             let NewRelease { version, target, rollout, .. } = new;
+            let is_same = |release: &&mut Release| {
+                !release.withdrawn
+                    && (&release.version, &release.target, &release.image) == (&version, &target, &image)
+            };
+            if let Some(same) = releases.releases.iter_mut().rev().find(is_same) {
+                same.rollout.extend(rollout);
+                return Ok(same.clone());
+            }
             let release =
                 Release { id: releases.next, version, target, rollout, withdrawn: false, added, image };
             releases.next += 1;
@@ -197,14 +225,17 @@ impl Store {
     pub fn remove(&self, id: u32) -> Result<Release, StoreError> {
         self.update(|releases| {
             let at = releases.releases.iter().position(|release| release.id == id);
-            at.map(|at| releases.releases.remove(at)).ok_or_else(|| unknown(id))
+            at.map(|at| releases.releases.remove(at)).ok_or(StoreError::NotFound(id))
         })
     }
 
     fn change(&self, id: u32, change: impl FnOnce(&mut Release)) -> Result<Release, StoreError> {
         self.update(|releases| {
-            let release =
-                releases.releases.iter_mut().find(|release| release.id == id).ok_or_else(|| unknown(id))?;
+            let release = releases
+                .releases
+                .iter_mut()
+                .find(|release| release.id == id)
+                .ok_or(StoreError::NotFound(id))?;
             change(release);
             Ok(release.clone())
         })
@@ -232,11 +263,18 @@ impl Store {
         Ok(())
     }
 
-    /// Copies an image into the store, under the name of its digest.
-    fn take_in(&self, image: impl Read, new: &NewRelease, room: Room) -> Result<Image, StoreError> {
+    /// Copies an image into the store, without a name of its own. It is locked while it lives.
+    fn take_in(
+        &self,
+        image: impl Read,
+        new: &NewRelease,
+        room: Room,
+    ) -> Result<(NamedTempFile, Image), StoreError> {
         let dir = self.dir.join(IMAGES);
         let wrote = || io_error("writing an image into", &dir);
-        let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(&dir).map_err(wrote())?;
+        let mut file = tempfile::Builder::new().prefix(NEW).tempfile_in(&dir).map_err(wrote())?;
+        let lock = FlockOperation::NonBlockingLockExclusive;
+        flock(&file, lock).map_err(io::Error::from).map_err(wrote())?;
         let free = free_bytes(&dir).map_err(io_error("looking at the free space of", &dir))?;
         let may_take = free.saturating_sub(room.min_free_bytes);
         let mut taken = 0;
@@ -258,15 +296,20 @@ impl Store {
             copied => copied?,
         };
         meant(&image, new)?;
-        let placed = file
+        let written = file
             .as_file()
             .set_permissions(Permissions::from_mode(0o600))
             .and_then(|()| make_like_directory(file.as_file(), &dir))
-            .and_then(|()| file.as_file().sync_all())
-            .and_then(|()| file.persist(self.image_file(&image.sha256)).map_err(io::Error::from))
-            .and_then(|_| File::open(&dir)?.sync_all());
-        placed.map_err(wrote())?;
-        Ok(image)
+            .and_then(|()| file.as_file().sync_all());
+        written.map_err(wrote())?;
+        Ok((file, image))
+    }
+
+    /// Gives an image the name of its digest.
+    fn place(&self, file: NamedTempFile, image: &Image) -> Result<(), StoreError> {
+        let dir = self.dir.join(IMAGES);
+        let placed = file.persist(self.image_file(&image.sha256)).map_err(io::Error::from);
+        placed.and_then(|_| File::open(&dir)?.sync_all()).map_err(io_error("placing an image in", &dir))
     }
 
     /// Removes what an interrupted change or a removed release has left.
@@ -276,12 +319,20 @@ impl Store {
         for entry in fs::read_dir(self.dir.join(IMAGES)).into_iter().flatten().flatten() {
             let path = entry.path();
             if !kept.contains(&path)
+                && !is_being_written(&path)
                 && let Err(error) = fs::remove_file(&path)
             {
                 tracing::warn!(%error, file = %path.display(), "an image that no release has cannot be removed");
             }
         }
     }
+}
+
+/// Whether somebody holds it who has not given it a name yet.
+fn is_being_written(path: &Path) -> bool {
+    let is_new = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(NEW.as_bytes()));
+    let is_free = |file: File| flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+    is_new && !File::open(path).is_ok_and(is_free)
 }
 
 /// Whether it is the image that was meant.
@@ -304,10 +355,6 @@ fn tells_version(image: &Image, inside: &str) -> bool {
     let is_of_core =
         image.project.as_deref() == Some("arduino-lib-builder") || inside.starts_with("esp-idf:");
     !is_of_core && inside != "1"
-}
-
-fn unknown(id: u32) -> StoreError {
-    StoreError::NotFound(format!("there is no release {id}; `tampu firmware list` shows them"))
 }
 
 fn io_error<'a>(what: &'static str, file: &'a Path) -> impl FnOnce(io::Error) -> StoreError + use<'a> {

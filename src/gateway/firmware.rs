@@ -7,7 +7,7 @@ use crate::authorize::refusals::Refusals;
 use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::config::{ClientAuth, Config, IdentityKind};
-use crate::firmware::{Firmware, Parts};
+use crate::firmware::{Firmware, Parts, Room};
 use crate::pki::ServerTls;
 use crate::tasks::{Stage, Tasks};
 use crate::web;
@@ -32,6 +32,7 @@ impl Ota {
         let served = config.firmware.address.and_then(|address| bind(address, config, tls, refusals));
         let firmware = Firmware::open(Parts {
             settings: config.firmware.clone(),
+            room: Room::of(config),
             data_dir: config.data_dir.clone(),
             authenticator: Authenticator::new(clock.clone()),
             rules: access.watch(),

@@ -78,7 +78,7 @@ fn a_device_with_a_certificate_is_told_of_a_release_fetches_it_and_reports_that_
     let program = image(400_000, 3);
     let file = write(home, "program.bin", &program);
     let added = home.tampu_with(&["firmware", "add", utf8(&file), "--for", "boards", "--version", "2.0"], "");
-    assert!(added.contains("Release 1: 2.0 for boards, 100%") && added.contains("with 2 devices"), "{added}");
+    assert!(added.contains("release 1: 2.0 for boards, 100%") && added.contains("with 2 devices"), "{added}");
 
     let notice = board.receive();
     let notice: Value = serde_json::from_slice(&notice.payload).unwrap();
@@ -205,4 +205,84 @@ fn what_is_no_firmware_is_refused_with_a_reason() {
     let output = small.tampu(&["firmware", "add", utf8(&large), "--for", "boards", "--version", "1"]);
     assert!(!output.status.success() && text(&output).contains("firmware.max_image"), "{output:?}");
     assert!(small.tampu_with(&["firmware", "list"], "").contains("no release yet"));
+}
+
+/// A request to the REST API; the status, and the JSON that comes back.
+fn rest(gateway: &Gateway, token: &str, method: &str, path: &str, body: &[u8]) -> (u16, Value) {
+    let status = gateway.home.status().unwrap();
+    let address: SocketAddr = status["more_listeners"]["api"].as_str().unwrap().parse().unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let head = format!(
+        "{method} /api/v1/firmware/{path} HTTP/1.0\r\nHost: gw\r\nAuthorization: Bearer {token}\r\n\
+         Content-Type: application/octet-stream\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    // Who is refused may be answered before all is sent.
+    stream.write_all(body).ok();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).ok();
+    let answer = String::from_utf8(answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer:?}"));
+    (head[9..12].parse().unwrap(), serde_json::from_str(body).unwrap_or(Value::Null))
+}
+
+#[test]
+fn releases_are_managed_by_the_rest_api_too() {
+    let gateway = Gateway::start(&format!("{SETTINGS}[api]\naddress = \"127.0.0.1:0\"\n"));
+    let home = &gateway.home;
+    let token =
+        |scopes: &str| home.tampu_with(&["token", "create", scopes, "--scope", scopes], "").trim().to_owned();
+    let (all, reader) = (token("firmware:read,firmware:write"), token("firmware:read"));
+    eventually("the tokens are known", || {
+        (rest(&gateway, &reader, "GET", "releases", b"").0 == 200).then_some(())
+    });
+    let image = image(300_000, 9);
+    let add = "releases?for=boards&version=3.1&rollout=board-1";
+    assert_eq!(rest(&gateway, &reader, "POST", add, &image).0, 403, "its scope is missing");
+    eventually("the other token is known", || {
+        (rest(&gateway, &all, "GET", "releases", b"").0 == 200).then_some(())
+    });
+    let (status, made) = rest(&gateway, &all, "POST", add, &image);
+    assert_eq!(
+        (status, &made["id"], &made["bytes"]),
+        (201, &Value::from(1), &Value::from(300_000)),
+        "{made}"
+    );
+    let (status, again) = rest(&gateway, &all, "POST", add, &image);
+    assert_eq!((status, &again), (201, &made), "the same image is the same release");
+    for (add, body, wanted) in [
+        ("releases?for=boards&version=3", &b"#!/bin/sh"[..], 422),
+        ("releases?for=boards", &image, 400),
+        ("releases?for=boards&version=two%20words", &image, 422),
+        ("releases?for=boards&version=3&md5=00000000000000000000000000000000", &image, 422),
+        ("releases?for=boards&version=3", b"", 422),
+    ] {
+        let (status, problem) = rest(&gateway, &all, "POST", add, body);
+        assert_eq!(status, wanted, "{add}: {problem}");
+        assert!(problem["detail"].is_string(), "{problem}");
+    }
+
+    let credentials = home.device("board-2");
+    let (address, tls) = (firmware_address(&gateway), credentials.tls());
+    let fetch = || ask(address, &tls, &httpupdate("0", ""));
+    eventually("it is not its turn", || fetch().0.starts_with("http/1.0 304 ").then_some(()));
+    let promoted = rest(&gateway, &all, "POST", "releases/1/promote", b"{}");
+    assert_eq!(promoted.0, 415, "{promoted:?}");
+    home.tampu_with(&["firmware", "promote", "1"], "");
+    eventually("it is its turn", || (fetch().1 == image).then_some(()));
+    eventually("what was sent is known", || {
+        let (_, devices) = rest(&gateway, &reader, "GET", "devices", b"");
+        let board = devices["items"].as_array()?.iter().find(|it| it["device"] == "board-2")?;
+        (board["state"]["offers"]["program"]["sent"] == 300_000).then_some(())
+    });
+    assert_eq!(rest(&gateway, &all, "POST", "releases/1/rollback", b"").1["rolled_back"], true);
+    assert_eq!(rest(&gateway, &all, "DELETE", "releases/1", b"").0, 200);
+    assert_eq!(rest(&gateway, &all, "GET", "releases/1", b"").0, 404);
+    assert_eq!(rest(&gateway, &all, "GET", "releases", b"").1["items"], Value::Array(Vec::new()));
+    eventually("it is in the audit log", || {
+        let audit = home.tampu_with(&["audit", "--reason", "firmware rollback"], "");
+        audit.contains("release 1: 3.1 for boards").then_some(())
+    });
 }

@@ -60,6 +60,7 @@ impl World {
         let (rules, refusals) = (watch::Sender::new(authorizer), Refusals::default());
         let firmware = Firmware::open(Parts {
             settings: config.firmware,
+            room: ROOM,
             data_dir: dir.path().to_owned(),
             authenticator: Authenticator::new(clock.clone()),
             rules: rules.subscribe(),

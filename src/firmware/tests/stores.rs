@@ -101,3 +101,32 @@ fn a_damaged_index_is_told_and_nothing_is_changed_or_removed_until_it_is_mended(
     fs::write(&index, evil).unwrap();
     assert!(matches!(store.read(), Err(StoreError::Index(_))), "an image is never outside");
 }
+
+#[test]
+fn nobody_waits_for_an_image_that_comes_slowly() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::new(dir.path());
+    let (first, second) = (described("1", "x", 10), described("2", "x", 10));
+    add(&store, &first, new_release("plugs", "1")).unwrap();
+    let (half, rest) = second.split_at(100);
+    let meanwhile = Meanwhile(Some(|| {
+        store.remove(1).unwrap();
+        add(&store, &first, new_release("plugs", "1")).unwrap();
+    }));
+    let slowly = io::Read::chain(io::Read::chain(half, meanwhile), rest);
+    let release = store.add(slowly, new_release("plugs", "2"), ROOM, OffsetDateTime::UNIX_EPOCH).unwrap();
+    assert_eq!(fs::read(store.image_file(&release.image.sha256)).unwrap(), second);
+    assert_eq!((release.id, images_in(dir.path())), (3, 2));
+}
+
+/// Holds nothing, and something happens when that is found out.
+struct Meanwhile<F>(Option<F>);
+
+impl<F: FnOnce()> io::Read for Meanwhile<F> {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        if let Some(act) = self.0.take() {
+            act();
+        }
+        Ok(0)
+    }
+}
