@@ -84,6 +84,7 @@ impl Bench {
         );
         let firmware = Firmware::open(firmware::Parts {
             settings: config.firmware.clone(),
+            room: firmware::Room { max_image_bytes: 1024, min_free_bytes: 0 },
             data_dir: dir.path().to_owned(),
             authenticator: Authenticator::new(clock.clone()),
             rules: watch::channel(Authorizer::new(access, streams)).1,
