@@ -8,6 +8,7 @@ mod harness;
 
 mod access;
 mod anonymous;
+mod api;
 mod audit;
 mod commands;
 mod demo;
