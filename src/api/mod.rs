@@ -14,6 +14,7 @@ mod health;
 mod idempotency;
 mod keys;
 mod limits;
+pub mod local;
 mod openapi;
 mod page;
 mod problem;

@@ -14,6 +14,7 @@ use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::local;
 use crate::broker::{self, Broker};
 use crate::buffer::{self, Buffer};
 use crate::clock::Clock;
@@ -211,6 +212,7 @@ impl Api {
                 get(|State(handles): State<Arc<Handles>>| async move { Json(handles.status()) }),
             )
             .route("/v1/dead-letters", get(dead_letters))
+            .merge(local::routes())
             .with_state(Arc::new(handles));
         let served = axum::serve(self.socket, routes).with_graceful_shutdown(cancel.cancelled_owned());
         if let Err(error) = served.await {

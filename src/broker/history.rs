@@ -57,6 +57,13 @@ pub(super) struct Original {
     pub(super) earlier: bool,
 }
 
+impl Original {
+    /// When this is on disk, too.
+    pub(super) fn and(self, mark: Mark) -> Self {
+        Self { mark: self.mark.max(mark), ..self }
+    }
+}
+
 /// A QoS 2 publish that was taken and not released yet.
 #[derive(Debug, Clone, Copy)]
 struct Received {

@@ -4,12 +4,14 @@ mod acl;
 mod audit;
 mod buffer;
 mod check;
+mod command;
 mod device;
 mod firmware;
 mod init;
 mod key;
 pub mod logging;
 mod run;
+mod send;
 mod token;
 mod user;
 
@@ -98,6 +100,18 @@ enum Command {
     /// that was not good. What repeats itself at one address is left out; an entry tells how many entries, of
     /// whatever, are missing before it.
     Audit(audit::Args),
+    /// Send a command to a device, and say what becomes of it
+    ///
+    /// It waits for a device that is away, as long as it is good, and is never carried out late.
+    Send(send::Args),
+    /// Show commands for devices, and take them back
+    #[command(name = "command")]
+    Commands {
+        #[command(flatten)]
+        config: ConfigArg,
+        #[command(subcommand)]
+        command: command::Command,
+    },
     /// Look into the store of readings
     #[command(subcommand)]
     Buffer(buffer::Command),
@@ -144,6 +158,8 @@ impl Cli {
             Command::Firmware { config, command } => firmware::run(&config, &command),
             Command::Acl(command) => acl::run(&command),
             Command::Audit(args) => audit::run(&args),
+            Command::Send(args) => send::run(&args),
+            Command::Commands { config, command } => command::run(&config, &command),
             Command::Buffer(command) => buffer::run(&command),
         };
         match done {

@@ -10,5 +10,7 @@ mod record;
 mod shown;
 
 pub use command::{Command, FailedIf, NewCommand, Origin, Reply, SharedCommand, Source, State};
-pub use ledger::{Accepted, Figures, Ledger, NotAccepted, NotCancelled, Page, Postman, Undelivered, Wanted};
+pub use ledger::{
+    Accepted, Figures, Ledger, NotAccepted, NotCancelled, Page, Postman, Said, Undelivered, Wanted,
+};
 pub use shown::{Shown, ShownStep};

@@ -11,11 +11,16 @@ use crate::harness::mqtt::Credentials;
 use crate::harness::{Gateway, PATIENCE};
 
 /// A client that says what it is told to, byte for byte.
-struct Raw(StreamOwned<ClientConnection, TcpStream>);
+pub(crate) struct Raw(StreamOwned<ClientConnection, TcpStream>);
 
 impl Raw {
     /// With a session that is kept.
-    fn connect(gateway: SocketAddr, credentials: &Credentials, client_id: &str, present: bool) -> Self {
+    pub(crate) fn connect(
+        gateway: SocketAddr,
+        credentials: &Credentials,
+        client_id: &str,
+        present: bool,
+    ) -> Self {
         let name = ServerName::from(gateway.ip());
         let tls = ClientConnection::new(credentials.tls(), name).expect("the settings are good");
         let tcp = TcpStream::connect(gateway).expect("it listens");
@@ -26,24 +31,30 @@ impl Raw {
         raw
     }
 
-    fn send(&mut self, first: u8, body: &[u8]) {
+    pub(crate) fn send(&mut self, first: u8, body: &[u8]) {
         let length = u8::try_from(body.len()).ok().filter(|length| *length < 0x80).expect("it is short");
         self.0.write_all(&[&[first, length], body].concat()).expect("the gateway listens");
     }
 
-    fn expect(&mut self, first: u8, body: &[u8]) {
-        let mut came = vec![0; 2 + body.len()];
+    pub(crate) fn expect(&mut self, first: u8, body: &[u8]) {
+        let came = self.receive(body.len());
+        assert_eq!((came.0, &came.1[..]), (first, body), "{:?}", String::from_utf8_lossy(&came.1));
+    }
+
+    /// The first byte of the next packet, and its body, which has so many bytes.
+    pub(crate) fn receive(&mut self, bytes: usize) -> (u8, Vec<u8>) {
+        let mut came = vec![0; 2 + bytes];
         self.0.read_exact(&mut came).expect("the gateway answers");
-        assert_eq!((came[0], &came[2..]), (first, body), "{:?}", String::from_utf8_lossy(&came));
+        (came[0], came.split_off(2))
     }
 }
 
-fn text(text: &str) -> Vec<u8> {
+pub(crate) fn text(text: &str) -> Vec<u8> {
     let length = u16::try_from(text.len()).expect("it is short");
     [&length.to_be_bytes(), text.as_bytes()].concat()
 }
 
-fn publish(topic: &str, packet_id: u8, payload: &str) -> Vec<u8> {
+pub(crate) fn publish(topic: &str, packet_id: u8, payload: &str) -> Vec<u8> {
     [&text(topic)[..], &[0, packet_id], payload.as_bytes()].concat()
 }
 

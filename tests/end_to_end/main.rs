@@ -23,5 +23,6 @@ mod plain;
 mod refused;
 mod reload;
 mod revocation;
+mod sending;
 mod tight_loop;
 mod websocket;

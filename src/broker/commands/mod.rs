@@ -13,7 +13,7 @@
 //! | in flight, and over | not repeated when the client comes back, though MQTT-4.4.0-1 says so: late is worse than never |
 //! | larger than the client takes, refused in its ack | failed |
 //! | the client's window is full | it waits in the ledger, where it can still be taken back or replaced |
-//! | a reply | any publish of the device to the awaited topic that the rules allow. The end of the command is in the same group as the publish or in one before, so on disk before its ack |
+//! | a reply | any publish of the device to the awaited topic that the rules allow. The end of the command is on disk before its ack |
 //!
 //! In 5.0 it has a response topic and correlation data if a reply is waited for, the user property `command-id`, and
 //! what is left of its time as message expiry.

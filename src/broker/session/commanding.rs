@@ -8,7 +8,7 @@ use crate::broker::wire::{Publish, Reason};
 use crate::broker::{commands, kept};
 use crate::buffer::{Mark, SubmitError, Wait};
 use crate::message::Qos;
-use crate::relay::{SharedCommand, Undelivered};
+use crate::relay::{Said, SharedCommand, Undelivered};
 
 impl Session {
     /// The next command may be on disk now.
@@ -98,15 +98,25 @@ impl Session {
         }
     }
 
-    /// A publish that the client may make: it may be the reply to a command. The command's end is submitted before
-    /// the publish is, and so on disk before that is acknowledged.
-    pub(super) fn take_reply(&self, publish: &Publish) {
+    /// A publish that the client may make: it may be the reply to a command. Then the end of the command is on disk at
+    /// the mark, and the publish is not acknowledged before. `None`: there is no room on disk for it.
+    pub(super) fn take_reply(&mut self, publish: &Publish) -> Result<Option<Mark>, End> {
         if !self.broker.ledger.awaits_replies() {
-            return;
+            return Ok(Some(Mark::default()));
         }
         let properties = publish.properties.as_deref();
-        let correlation = properties.and_then(|properties| properties.correlation_data.as_deref());
-        let (topic, payload) = (publish.topic.as_str(), &publish.payload[..]);
-        self.broker.ledger.replied(&self.key.identity.device, topic, correlation, payload, publish.dup);
+        let said = Said {
+            device: &self.key.identity.device,
+            topic: &publish.topic,
+            correlation: properties.and_then(|properties| properties.correlation_data.as_deref()),
+            payload: &publish.payload,
+            is_repetition: publish.dup,
+            is_unrepeatable: publish.qos == Qos::AtMostOnce,
+        };
+        match self.broker.ledger.replied(&said, &mut self.publisher.writer) {
+            Ok(mark) => Ok(Some(mark.unwrap_or_default())),
+            Err(SubmitError::Full) => Ok(None),
+            Err(SubmitError::Closed) => Err(End::Stopping),
+        }
     }
 }

@@ -82,7 +82,10 @@ impl Session {
         if let Some((refusal, reason)) = refusal(&route, &publish) {
             return self.refuse_publish(&publish, refusal, reason, publish.topic.clone());
         }
-        self.take_reply(&publish);
+        let Some(replied) = self.take_reply(&publish)? else {
+            self.parked = Some(Box::new(Parked { publish, received }));
+            return Ok(());
+        };
         let (qos, packet_id) = (publish.qos, publish.packet_id);
         let kind = match qos {
             Qos::AtMostOnce => return self.publish_at_most_once(&route, publish, received),
@@ -90,7 +93,7 @@ impl Session {
             Qos::ExactlyOnce => AckKind::Pubrec,
         };
         match self.submit(&route, publish, received)? {
-            Taken::Now(behind, reason) => self.owe(kind, packet_id, reason, behind),
+            Taken::Now(behind, reason) => self.owe(kind, packet_id, reason, behind.and(replied)),
             Taken::Before(behind) => {
                 self.broker.counters.retransmissions.add(1);
                 self.owe(kind, packet_id, Reason::Success, behind);

@@ -409,7 +409,9 @@ async fn a_gateway_that_stops_leaves_what_was_not_acknowledged_to_the_next() {
 
 #[tokio::test]
 async fn a_reply_is_on_disk_by_the_time_of_its_puback() {
-    let gateway = Gateway::start();
+    // Long enough that what is not waited for is not there.
+    let limits = config::Listener::default();
+    let gateway = Gateway::start_with(&limits, |buffer| buffer.ack_delay = Duration::from_millis(300));
     let mut plug = gateway.connect("plug", "c").await;
     plug.subscribe(CMD, 1).await;
     let id = gateway.accept(with_reply("on")).await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::{Figures, NotCancelled, Page, Undelivered, Wanted};
+use super::{Figures, NotCancelled, Page, Said, Undelivered, Wanted};
 use crate::buffer::{Change, Mark};
 use crate::config;
 use crate::message::{CommandId, DeviceId, Qos, Stamp};
@@ -58,17 +58,6 @@ impl Now<'_> {
     }
 }
 
-/// What a device has published.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Said<'a> {
-    pub(super) device: &'a DeviceId,
-    pub(super) topic: &'a str,
-    pub(super) correlation: Option<&'a [u8]>,
-    pub(super) payload: &'a [u8],
-    /// It may have been taken before.
-    pub(super) is_repetition: bool,
-}
-
 /// What a command would bring about.
 pub(super) enum Plan {
     /// It is there already, on disk at this mark.
@@ -99,6 +88,8 @@ struct Entry {
     withheld: bool,
     /// Where its acceptance is on disk.
     accepted_at: Mark,
+    /// Its place among those that have an end.
+    end: Option<u64>,
     waiters: Option<Arc<Notify>>,
 }
 
@@ -112,7 +103,9 @@ pub(super) struct Book {
     /// Those without an end.
     open: HashMap<DeviceId, BTreeSet<u64>>,
     open_count: usize,
-    finished: BTreeSet<u64>,
+    /// Those with an end, in the order in which they came to it.
+    finished: BTreeMap<u64, u64>,
+    last_end: u64,
     unreported: BTreeSet<(Source, Box<str>, u64)>,
     /// Open ones that wait for a reply.
     awaited: usize,
@@ -136,7 +129,8 @@ impl Book {
             references: HashMap::new(),
             open: HashMap::new(),
             open_count: 0,
-            finished: BTreeSet::new(),
+            finished: BTreeMap::new(),
+            last_end: 0,
             unreported: BTreeSet::new(),
             awaited: 0,
             last_number: 0,
@@ -151,13 +145,21 @@ impl Book {
 
     /// Takes back what an earlier process had. Records that cannot be read stay where they are, and are counted.
     pub(super) fn restore(&mut self, records: impl IntoIterator<Item = (Box<[u8]>, Vec<u8>)>) {
+        let mut commands = Vec::new();
         for (key, value) in records {
             match record::decode(&key, &value) {
-                // A number stands for one command: of two, one is not from here.
-                Some(command) if !self.entries.contains_key(&command.number) => {
-                    self.insert(command, false, Mark::default());
-                }
-                _ => self.figures.unreadable += 1,
+                Some(command) => commands.push(command),
+                None => self.figures.unreadable += 1,
+            }
+        }
+        // So far as anybody knows now in which order they came to their ends.
+        commands.sort_by_key(|command| command.since().wall_ms);
+        for command in commands {
+            // A number stands for one command: of two, one is not from here.
+            if self.entries.contains_key(&command.number) {
+                self.figures.unreadable += 1;
+            } else {
+                self.insert(command, false, Mark::default());
             }
         }
     }
@@ -305,7 +307,8 @@ impl Book {
             self.references.insert(reference, number);
         }
         self.add(&command);
-        let entry = Entry { command: Arc::clone(&command), withheld, accepted_at, waiters: None };
+        let end = command.state.is_final().then(|| self.end(number));
+        let entry = Entry { command: Arc::clone(&command), withheld, accepted_at, end, waiters: None };
         self.entries.insert(number, entry);
         command
     }
@@ -433,33 +436,37 @@ impl Book {
         later.next().map(|later| later.id)
     }
 
-    /// Whether what a device has published answers a command of it, and which.
-    pub(super) fn replied(&mut self, said: &Said<'_>, now: &Now<'_>) -> Option<CommandId> {
-        let Said { device, topic, correlation, payload, is_repetition } = *said;
-        let waits_here =
-            |command: &Command| command.reply.as_ref().is_some_and(|reply| reply.topic.as_str() == topic);
-        let answered = self.open_of(device).map(|entry| &entry.command).find(|command| {
-            matches!(command.state, State::Sent | State::Acked)
-                && waits_here(command)
-                && correlation.is_none_or(|data| is_id(data, command.id))
+    /// The command that is answered by what a device has published, as it is then.
+    pub(super) fn answered(&self, said: &Said<'_>, now: &Now<'_>) -> Option<Command> {
+        let Said { device, topic, correlation, payload, is_repetition, .. } = *said;
+        let reply_of =
+            |command: &'_ Command| command.reply.clone().filter(|reply| reply.topic.as_str() == topic);
+        let (answered, reply) = self.open_of(device).find_map(|Entry { command, .. }| {
+            let is_there = matches!(command.state, State::Sent | State::Acked)
+                && correlation.is_none_or(|data| is_id(data, command.id));
+            Some((command, reply_of(command).filter(|_| is_there)?))
         })?;
+        let result = shortened(payload);
         if is_repetition && correlation.is_none() {
-            let mut finished = self.finished.iter().rev().map(|number| &self.entries[number].command);
-            let last = finished.find(|it| it.device == *device && it.result.is_some() && waits_here(it));
-            if last.is_some_and(|last| last.result.as_deref() == Some(&*shortened(payload))) {
+            let mut finished = self.finished.values().rev().map(|number| &self.entries[number].command);
+            let last =
+                finished.find(|it| it.device == *device && it.result.is_some() && reply_of(it).is_some());
+            if last.is_some_and(|last| last.result.as_ref() == Some(&result)) {
                 return None;
             }
         }
-        let id = answered.id;
-        self.change_id(id, |command| {
-            let failed = command.reply.as_ref().is_some_and(|reply| reply.failed_if.says(payload));
-            command.result = Some(shortened(payload));
-            match failed {
-                true => command.step(State::Failed, now.at, Some("the device said so")),
-                false => command.step(State::Done, now.at, None),
-            };
-        });
-        Some(id)
+        let mut command = Command::clone(answered);
+        match reply.failed_if.says(payload) {
+            true => command.step(State::Failed, now.at, Some("the device said so")),
+            false => command.step(State::Done, now.at, None),
+        };
+        command.result = Some(result);
+        Some(command)
+    }
+
+    /// A command that could not be submitted: it is not on its way to disk.
+    pub(super) fn replace_unsaved(&mut self, command: Command) {
+        self.change(command.number, |present| *present = command);
     }
 
     pub(super) fn cancel(&mut self, id: CommandId, now: &Now<'_>) -> Result<SharedCommand, NotCancelled> {
@@ -502,7 +509,7 @@ impl Book {
         if self.sweeps.is_multiple_of(64) {
             let keep = self.settings.keep_finished;
             let is_old = |number: &&u64| now.is_past(self.entries[*number].command.since(), keep);
-            let old: Vec<u64> = self.finished.iter().filter(is_old).copied().collect();
+            let old: Vec<u64> = self.finished.values().filter(is_old).copied().collect();
             old.into_iter().for_each(|number| self.remove(number));
         }
     }
@@ -604,6 +611,10 @@ impl Book {
         self.add(&after);
         self.unsaved.insert(after.id, Some(number));
         if after.state != before.state && after.state.is_final() {
+            let end = self.end(number);
+            if let Some(entry) = self.entries.get_mut(&number) {
+                entry.end = Some(end);
+            }
             match after.state {
                 State::Done => self.figures.done += 1,
                 State::Failed => self.figures.failed += 1,
@@ -616,9 +627,7 @@ impl Book {
 
     fn add(&mut self, command: &Command) {
         self.bytes += command.cost();
-        if command.state.is_final() {
-            self.finished.insert(command.number);
-        } else {
+        if !command.state.is_final() {
             self.open.entry(command.device.clone()).or_default().insert(command.number);
             self.open_count += 1;
             self.open_bytes += command.cost();
@@ -631,7 +640,7 @@ impl Book {
 
     fn subtract(&mut self, command: &Command) {
         self.bytes -= command.cost();
-        if !self.finished.remove(&command.number) {
+        if !command.state.is_final() {
             if let Some(open) = self.open.get_mut(&command.device) {
                 open.remove(&command.number);
                 if open.is_empty() {
@@ -645,19 +654,29 @@ impl Book {
         self.unreported.remove(&report(command));
     }
 
-    /// Those that ended and were accepted first go, beyond what may be kept.
+    /// A command has come to its end: its place among the others that have.
+    fn end(&mut self, number: u64) -> u64 {
+        self.last_end += 1;
+        self.finished.insert(self.last_end, number);
+        self.last_end
+    }
+
+    /// Those that ended first go, beyond what may be kept; the last one stays, so that it is heard of.
     fn forget_finished(&mut self) {
         let config::Commands { max_finished, max_total_bytes, .. } = self.settings;
-        while (self.finished.len() > max_finished || self.bytes > max_total_bytes)
-            && let Some(first) = self.finished.first().copied()
+        while (self.finished.len() > max_finished || self.bytes > max_total_bytes) && self.finished.len() > 1
         {
-            self.remove(first);
+            let Some((_, first)) = self.finished.first_key_value() else { return };
+            self.remove(*first);
         }
     }
 
     fn remove(&mut self, number: u64) {
-        let Some(Entry { command, waiters, .. }) = self.entries.remove(&number) else { return };
+        let Some(Entry { command, waiters, end, .. }) = self.entries.remove(&number) else { return };
         self.subtract(&command);
+        if let Some(end) = end {
+            self.finished.remove(&end);
+        }
         self.ids.remove(&command.id);
         if let Some(reference) = reference(&command) {
             self.references.remove(&reference);

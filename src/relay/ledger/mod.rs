@@ -10,6 +10,8 @@
 
 mod book;
 #[cfg(test)]
+mod model_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;
@@ -18,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use tokio::sync::{Notify, SetOnce};
 
-use self::book::{Age, Book, Now, Plan, Said};
+use self::book::{Age, Book, Now, Plan};
 use super::command::{NewCommand, SharedCommand, Source, State};
 use super::record;
 use crate::buffer::{Buffer, Change, Closed, Mark, SubmitError, Table, Wait, Writer};
@@ -127,6 +129,23 @@ pub enum Undelivered {
     Forbidden,
     /// The client has refused it, with this reason.
     Refused(String),
+}
+
+/// What a device has published.
+#[derive(Debug, Clone, Copy)]
+pub struct Said<'a> {
+    /// Which one.
+    pub device: &'a DeviceId,
+    /// Where.
+    pub topic: &'a str,
+    /// The correlation data of MQTT 5.
+    pub correlation: Option<&'a [u8]>,
+    /// What.
+    pub payload: &'a [u8],
+    /// It may have been taken before (DUP).
+    pub is_repetition: bool,
+    /// It is not acknowledged (QoS 0): the device will not say it again.
+    pub is_unrepeatable: bool,
 }
 
 /// Which commands are wanted.
@@ -495,21 +514,35 @@ impl Ledger {
         self.0.awaited.load(Ordering::Acquire) > 0
     }
 
-    /// A device has published something. If that answers a command, the end of it is submitted to the buffer now,
-    /// and so before what is submitted next. Says which command that was.
+    /// A device has published something. If that answers a command, that command has its end, which is on disk when the
+    /// buffer is at the mark.
     ///
-    /// With correlation data it answers the command with that id; without, the one that was sent first. What is a
-    /// repetition (DUP), and says the same as an earlier reply, answers nothing again.
-    pub fn replied(
-        &self,
-        device: &DeviceId,
-        topic: &str,
-        correlation: Option<&[u8]>,
-        payload: &[u8],
-        is_repetition: bool,
-    ) -> Option<CommandId> {
-        let said = Said { device, topic, correlation, payload, is_repetition };
-        self.update(Wait::ForAck, |book, now| book.replied(&said, now))
+    /// With correlation data it answers the command with that id; without, the one that was accepted first of those
+    /// that were sent. What is a repetition (DUP), and says the same as an earlier reply, answers nothing again.
+    ///
+    /// # Errors
+    /// When there is no room on disk: nothing was taken, and it is to be tried again when `writer` has room. What is
+    /// unrepeatable is taken all the same.
+    pub fn replied(&self, said: &Said<'_>, writer: &mut Writer) -> Result<Option<Mark>, SubmitError> {
+        self.with_now(|now| {
+            let mut desk = self.desk();
+            let book = &mut desk.book;
+            let Some(command) = book.answered(said, now) else { return Ok(None) };
+            let change = Change::Put(record::key(command.id), record::encode(&command));
+            let mark = match writer.submit(None, vec![change], Wait::ForAck) {
+                Ok(receipt) => {
+                    book.replace(command, receipt.mark);
+                    receipt.mark
+                }
+                Err(SubmitError::Full) if said.is_unrepeatable => {
+                    book.replace_unsaved(command);
+                    Mark::default()
+                }
+                Err(error) => return Err(error),
+            };
+            self.settle(desk, Wait::Nobody);
+            Ok(Some(mark))
+        })
     }
 
     /// Sessions that were kept have these commands from before, with this quality of service. All others that were
