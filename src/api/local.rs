@@ -81,9 +81,8 @@ impl IntoResponse for Refusal {
 type Answer<T> = Result<Json<T>, Refusal>;
 
 impl Refusal {
-    #[allow(clippy::needless_pass_by_value, reason = "it stands in `map_err`")]
-    fn bad(why: impl ToString) -> Self {
-        Self(StatusCode::BAD_REQUEST, why.to_string())
+    fn bad(why: impl std::fmt::Display) -> Self {
+        Self(StatusCode::BAD_REQUEST, format!("{why}"))
     }
 }
 

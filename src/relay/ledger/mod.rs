@@ -9,24 +9,27 @@
 //! the command was accepted and is right now. As long as nobody knows, the command is held: it is never sent late.
 
 mod book;
+mod delivery;
 #[cfg(test)]
 mod model_tests;
+mod terms;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use tokio::sync::{Notify, SetOnce};
 
 use self::book::{Age, Book, Now, Plan};
+pub use self::terms::{
+    Accepted, Figures, NotAccepted, NotCancelled, Page, Postman, Said, Undelivered, Wanted,
+};
 use super::command::{NewCommand, SharedCommand, Source, State};
-use super::record;
-use crate::buffer::{Buffer, Change, Closed, Mark, SubmitError, Table, Wait, Writer};
+use crate::buffer::{Buffer, Closed, Mark, SubmitError, Table, Wait, Writer};
 use crate::clock::{Clock, Resolved, TimeQuality};
 use crate::config;
-use crate::message::{BootId, CommandId, DeviceId, Qos, Stamp};
+use crate::message::{BootId, CommandId, DeviceId, Stamp};
 
 /// The ledger. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -55,157 +58,6 @@ struct Inner {
 struct Desk {
     book: Book,
     writer: Writer,
-}
-
-/// Who brings commands to devices: the broker.
-pub trait Postman: std::fmt::Debug + Send + Sync {
-    /// There may be something for this device. Called without any lock.
-    fn ring(&self, device: &DeviceId);
-
-    /// Why this command could never reach its device, or never be answered, if that is so.
-    fn objection(&self, new: &NewCommand) -> Option<String>;
-}
-
-/// What became of a command that was accepted. It is on disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Accepted {
-    /// It is new.
-    New(SharedCommand),
-    /// It was accepted, or refused, before: its source has sent the same reference again.
-    Known(SharedCommand),
-}
-
-impl Accepted {
-    /// The command.
-    #[must_use]
-    pub fn command(&self) -> &SharedCommand {
-        match self {
-            Self::New(command) | Self::Known(command) => command,
-        }
-    }
-}
-
-/// Why a command was not accepted.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NotAccepted {
-    /// It is refused for good: this says why, and is kept like others.
-    #[error("refused: {}", .0.reason.as_deref().unwrap_or_default())]
-    Refused(SharedCommand),
-    /// The disk takes nothing now, or was not read yet. Only [`Ledger::accept_now`] says that.
-    #[error("there is no room on disk")]
-    NoRoom,
-    /// The gateway is ending.
-    #[error("the gateway is ending")]
-    Closed,
-}
-
-/// Why a command was not taken back.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NotCancelled {
-    /// There is none with this id, or it was forgotten.
-    #[error("there is no such command")]
-    Unknown,
-    /// It is on its way to the device.
-    #[error("it was sent already")]
-    Sent(SharedCommand),
-    /// It has an end.
-    #[error("it is {} already", .0.state.as_str())]
-    Ended(SharedCommand),
-    /// The gateway is ending.
-    #[error("the gateway is ending")]
-    Closed,
-}
-
-/// Why a session gives a command back.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Undelivered {
-    /// The session ended before it was written to the connection.
-    Unwritten,
-    /// It was written, and the session ended before the device acknowledged it.
-    Unconfirmed,
-    /// It is larger than the client takes.
-    TooLarge,
-    /// It was written, and the client may not receive from its topic any more.
-    Forbidden,
-    /// The client has refused it, with this reason.
-    Refused(String),
-}
-
-/// What a device has published.
-#[derive(Debug, Clone, Copy)]
-pub struct Said<'a> {
-    /// Which one.
-    pub device: &'a DeviceId,
-    /// Where.
-    pub topic: &'a str,
-    /// The correlation data of MQTT 5.
-    pub correlation: Option<&'a [u8]>,
-    /// What.
-    pub payload: &'a [u8],
-    /// It may have been taken before (DUP).
-    pub is_repetition: bool,
-    /// It is not acknowledged (QoS 0): the device will not say it again.
-    pub is_unrepeatable: bool,
-}
-
-/// Which commands are wanted.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wanted {
-    /// For this device.
-    pub device: Option<DeviceId>,
-    /// In this state.
-    pub state: Option<State>,
-    /// Of this kind of source.
-    pub source: Option<Source>,
-    /// Of the source with this name.
-    pub source_name: Option<Box<str>>,
-}
-
-impl Wanted {
-    fn fits(&self, command: &super::Command) -> bool {
-        self.device.as_ref().is_none_or(|device| *device == command.device)
-            && self.state.is_none_or(|state| state == command.state)
-            && self.source.is_none_or(|source| source == command.origin.source)
-            && self.source_name.as_ref().is_none_or(|name| *name == command.origin.name)
-    }
-}
-
-/// Some commands, the newest first.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Page {
-    /// These.
-    pub commands: Vec<SharedCommand>,
-    /// After which the next page begins; `None`: this is the last.
-    pub next: Option<CommandId>,
-}
-
-/// What there is, and what came of it since the start.
-#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Figures {
-    /// Waiting for their device.
-    pub queued: u64,
-    /// On their way.
-    pub sent: u64,
-    /// Acknowledged, and waiting for their reply.
-    pub acked: u64,
-    /// All that are kept, those with an end among them.
-    pub kept: u64,
-    /// Bytes of memory that they take.
-    pub bytes: u64,
-    /// Accepted since the start.
-    pub accepted: u64,
-    /// Done since the start.
-    pub done: u64,
-    /// Failed since the start.
-    pub failed: u64,
-    /// Expired since the start.
-    pub expired: u64,
-    /// Refused since the start.
-    pub refused: u64,
-    /// Cancelled or replaced since the start.
-    pub cancelled: u64,
-    /// Records that cannot be read: damaged, or of another version of the program. They are left alone.
-    pub unreadable: u64,
 }
 
 /// A command that is on its way to disk. When its acceptor is gone before that, it is on its way all the same.
@@ -287,8 +139,6 @@ impl Ledger {
     pub fn clock(&self) -> &Clock {
         &self.0.clock
     }
-
-    // For sources.
 
     /// Accepts a command. When this resolves it is on disk; only then a device is given it.
     /// Cancelled while it waits for the disk, the command may have been accepted all the same.
@@ -449,123 +299,6 @@ impl Ledger {
     #[must_use]
     pub fn figures(&self) -> Figures {
         self.desk().book.figures()
-    }
-
-    // For who brings commands to devices.
-
-    /// What may be given to a device now, in the order of acceptance; a few.
-    #[must_use]
-    pub fn waiting(&self, device: &DeviceId) -> Vec<SharedCommand> {
-        self.with_now(|now| self.desk().book.waiting(device, now))
-    }
-
-    /// A session takes a command, to send it with this quality of service. That is on disk when the buffer is at the
-    /// mark. `None`: it is too late for that, or there is no room on disk to keep it.
-    #[must_use]
-    pub fn hand_over(&self, id: CommandId, granted: Qos) -> Option<Mark> {
-        self.with_now(|now| {
-            let mut desk = self.desk();
-            let Desk { book, writer } = &mut *desk;
-            let command = book.handed_over(id, granted, now)?;
-            let change = Change::Put(record::key(id), record::encode(&command));
-            let wait = if granted == Qos::AtLeastOnce { Wait::Nobody } else { Wait::Now };
-            let Ok(receipt) = writer.submit(None, vec![change], wait) else {
-                self.put_off();
-                return None;
-            };
-            book.replace(command, receipt.mark);
-            self.settle(desk, Wait::Nobody);
-            Some(receipt.mark)
-        })
-    }
-
-    /// The broker has no room on disk for a command: its device is called again by [`Ledger::sweep`].
-    pub fn put_off(&self) {
-        self.0.is_starved.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether a session may write a command that it has, for the first time or again.
-    #[must_use]
-    pub fn may_be_sent(&self, id: CommandId) -> bool {
-        self.with_now(|now| self.desk().book.may_be_sent(id, now))
-    }
-
-    /// A command was written with QoS 0.
-    pub fn written(&self, id: CommandId) {
-        self.update(Wait::ForAck, |book, now| book.written(id, now));
-    }
-
-    /// The device has acknowledged a command.
-    pub fn acked(&self, id: CommandId) {
-        self.update(Wait::ForAck, |book, now| book.acked(id, now));
-    }
-
-    /// A session gives a command back. If it waits again, the device is called for it.
-    pub fn undelivered(&self, id: CommandId, why: &Undelivered) {
-        self.update(Wait::ForAck, |book, now| book.undelivered(id, why, now));
-        if let Some(command) = self.get(id).filter(|command| command.state == State::Queued) {
-            self.ring(&command.device);
-        }
-    }
-
-    /// Whether any reply is waited for, of whatever device. It costs next to nothing to ask.
-    #[must_use]
-    pub fn awaits_replies(&self) -> bool {
-        self.0.awaited.load(Ordering::Acquire) > 0
-    }
-
-    /// A device has published something. If that answers a command, that command has its end, which is on disk when the
-    /// buffer is at the mark.
-    ///
-    /// With correlation data it answers the command with that id; without, the one that was accepted first of those
-    /// that were sent. What is a repetition (DUP), and says the same as an earlier reply, answers nothing again.
-    ///
-    /// # Errors
-    /// When there is no room on disk: nothing was taken, and it is to be tried again when `writer` has room. What is
-    /// unrepeatable is taken all the same.
-    pub fn replied(&self, said: &Said<'_>, writer: &mut Writer) -> Result<Option<Mark>, SubmitError> {
-        self.with_now(|now| {
-            let mut desk = self.desk();
-            let book = &mut desk.book;
-            let Some(command) = book.answered(said, now) else { return Ok(None) };
-            let change = Change::Put(record::key(command.id), record::encode(&command));
-            let mark = match writer.submit(None, vec![change], Wait::ForAck) {
-                Ok(receipt) => {
-                    book.replace(command, receipt.mark);
-                    receipt.mark
-                }
-                Err(SubmitError::Full) if said.is_unrepeatable => {
-                    book.replace_unsaved(command);
-                    Mark::default()
-                }
-                Err(error) => return Err(error),
-            };
-            self.settle(desk, Wait::Nobody);
-            Ok(Some(mark))
-        })
-    }
-
-    /// Sessions that were kept have these commands from before, with this quality of service. All others that were
-    /// sent by an earlier process are nobody's now. To be called once, before [`Ledger::hand_over`].
-    pub fn restored(&self, claimed: &[(CommandId, Qos)]) {
-        self.update(Wait::Nobody, |book, now| {
-            claimed.iter().for_each(|(id, granted)| book.claim(*id, *granted, now));
-            book.return_unclaimed(&claimed.iter().map(|(id, _)| *id).collect::<BTreeSet<_>>(), now);
-        });
-    }
-
-    /// Ends what is over, forgets what has ended long ago, and saves what there was no room for. To be called every
-    /// second or so.
-    pub fn sweep(&self) {
-        // Before it is tried again.
-        let was_starved = self.0.is_starved.swap(false, Ordering::Relaxed);
-        self.update(Wait::Nobody, |book, now| book.sweep(now));
-        let knows_times =
-            self.0.clock.is_synchronized() && self.0.awaits_clock.swap(false, Ordering::Relaxed);
-        if was_starved || knows_times {
-            let expecting = self.desk().book.expecting();
-            expecting.iter().for_each(|device| self.ring(device));
-        }
     }
 
     fn update<T>(&self, wait: Wait, work: impl FnOnce(&mut Book, &Now<'_>) -> T) -> T {

@@ -6,8 +6,11 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::*;
+use crate::buffer::Change;
 use crate::config::ClockSource;
+use crate::message::Qos;
 use crate::message::Topic;
+use crate::relay::record;
 use crate::relay::{FailedIf, Origin, Reply};
 
 pub(super) fn device() -> DeviceId {
