@@ -66,6 +66,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("limits", old.limits != new.limits),
         ("sessions", old.sessions != new.sessions),
         ("retained", old.retained != new.retained),
+        ("commands", old.commands != new.commands),
         ("buffer", old.buffer != new.buffer),
         ("clock", old.clock != new.clock),
         ("api", old.api != new.api),

@@ -316,6 +316,7 @@ impl Queue {
             match (unsendable, command) {
                 (Unsendable::Forbidden, Some(id)) => taken.returned.push((id, Undelivered::Forbidden)),
                 (Unsendable::TooLarge, Some(id)) => taken.returned.push((id, Undelivered::TooLarge)),
+                (Unsendable::Expired, Some(id)) => taken.returned.push((id, Undelivered::Unconfirmed)),
                 _ => {}
             }
             taken.done.extend(self.remove(index).map(|settled| settled.number));
@@ -357,7 +358,9 @@ impl Queue {
             let Some(Pending { waiting, .. }) = self.commands.pop_front() else { break };
             match (sent, command) {
                 (Ok(()), Some(id)) if number == 0 => taken.written.push(id),
-                (Err(Unsendable::Forbidden), Some(id)) => taken.returned.push((id, Undelivered::Unwritten)),
+                (Err(Unsendable::Forbidden | Unsendable::Expired), Some(id)) => {
+                    taken.returned.push((id, Undelivered::Unwritten));
+                }
                 (Err(Unsendable::TooLarge), Some(id)) => taken.returned.push((id, Undelivered::TooLarge)),
                 _ => {}
             }

@@ -41,7 +41,8 @@ impl Ledger {
         self.0.is_starved.store(true, Ordering::Relaxed);
     }
 
-    /// Whether a session may write a command that it has, for the first time or again.
+    /// Whether a session may write a command that it has, for the first time or again. If not, it gives it back: it is
+    /// over, or nobody knows whether it is before the clock is right.
     #[must_use]
     pub fn may_be_sent(&self, id: CommandId) -> bool {
         self.with_now(|now| self.desk().book.may_be_sent(id, now))

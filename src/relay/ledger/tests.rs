@@ -11,7 +11,7 @@ use crate::config::ClockSource;
 use crate::message::Qos;
 use crate::message::Topic;
 use crate::relay::record;
-use crate::relay::{FailedIf, Origin, Reply};
+use crate::relay::{Command, FailedIf, Origin, Reply};
 
 pub(super) fn device() -> DeviceId {
     DeviceId::parse("led-1").unwrap()
@@ -466,4 +466,82 @@ async fn pages_follow_each_other_from_the_newest_to_the_oldest() {
     assert_eq!(page(Some(CommandId::generate(1)), 3), (Vec::new(), None));
     let wanted = Wanted { state: Some(State::Done), ..Wanted::default() };
     assert_eq!(ledger.list(&wanted, None, 9).commands, []);
+}
+
+/// Longer than any machine has run.
+const YEARS: Duration = Duration::from_secs(50 * 365 * 86_400);
+
+#[tokio::test]
+async fn after_a_reboot_a_command_is_held_until_the_clock_is_right_and_goes_if_it_is_still_good() {
+    let dir = tempfile::tempdir().unwrap();
+    let (buffer, _) = Buffer::open(&dir.path().join("buffer"), &config::Buffer::default(), &[]).unwrap();
+    let word = dir.path().join("synchronized");
+    let clock_settings =
+        config::Clock { source: ClockSource::File(word.clone()), ..config::Clock::default() };
+    let clock = Clock::start(&clock_settings, &dir.path().join("floor"), BTreeMap::new()).unwrap();
+    let settings = config::Commands { max_good_for: YEARS, ..config::Commands::default() };
+    let open = async || Ledger::open(&buffer, clock.clone(), &settings).await.unwrap();
+    // One is good for longer than it is old, whatever the clock will say; the other not even for as long as this boot.
+    let ledger = open().await;
+    let (mut ids, mut changes) = (Vec::new(), Vec::new());
+    for good_for in [YEARS, Duration::from_millis(1)] {
+        let mut command =
+            Command::clone(&*accept(&ledger, NewCommand { good_for, ..new_command("on") }).await);
+        let quality = crate::message::ClockQuality::Synchronized;
+        let wall_ms = clock.stamp().wall_ms - 10_000;
+        command.steps = vec![(State::Queued, Stamp { wall_ms, boot_ms: 1, boot: BootId([9; 16]), quality })];
+        ids.push(command.id);
+        changes.push(Change::Put(record::key(command.id), record::encode(&command)));
+    }
+    let mut writer = buffer.writer();
+    let mark = writer.submit(None, changes, Wait::Now).unwrap().mark;
+    writer.until_durable(mark).await.unwrap();
+
+    let ledger = open().await;
+    let bell = Bell::default();
+    ledger.deliver_by(Box::new(bell.clone()));
+    ledger.sweep();
+    assert_eq!(ledger.get(ids[1]).unwrap().state, State::Expired);
+    assert_eq!(ledger.waiting(&device()), [], "nobody knows how old it is");
+    assert_eq!(ledger.hand_over(ids[0], Qos::AtLeastOnce), None);
+    assert_eq!(*bell.0.lock().unwrap(), []);
+    std::fs::write(&word, "").unwrap();
+    clock.look();
+    ledger.sweep();
+    assert_eq!(*bell.0.lock().unwrap(), [device()]);
+    assert_eq!(ledger.waiting(&device()).len(), 1);
+}
+
+#[test]
+fn what_was_sent_before_a_reboot_goes_back_and_is_held_as_long_as_nobody_knows_its_age() {
+    let at = |boot| Stamp {
+        wall_ms: 0,
+        boot_ms: 5,
+        boot: BootId([boot; 16]),
+        quality: crate::message::ClockQuality::Synchronized,
+    };
+    let known = |age| move |_: &Stamp| Age::Known(Duration::from_secs(age));
+    let unknown = |_: &Stamp| Age::AtLeast(Duration::from_secs(5));
+    let mut book = Book::new(config::Commands::default());
+    let Plan::Keep(planned) = book.plan(new_command("on"), None, &Now { at: at(0), age: &known(0) }) else {
+        panic!("it is new")
+    };
+    let id = book.carry_out(*planned, false, Mark::default()).id;
+    let sent = book.handed_over(id, Qos::AtLeastOnce, &Now { at: at(0), age: &known(1) }).unwrap();
+    book.replace(sent, Mark::default());
+
+    let later = Now { at: at(1), age: &unknown };
+    assert!(!book.may_be_sent(id, &later));
+    book.undelivered(id, &Undelivered::Unconfirmed, &later);
+    assert_eq!(book.get(id).unwrap().state, State::Queued);
+    assert_eq!(book.waiting(&device(), &later), []);
+    assert_eq!(book.waiting(&device(), &Now { at: at(1), age: &known(59) }).len(), 1);
+    let over = Now { at: at(1), age: &known(60) };
+    assert_eq!(book.waiting(&device(), &over), []);
+    book.sweep(&over);
+    let expired = book.get(id).unwrap();
+    assert_eq!(
+        expired.reason.as_deref(),
+        Some("sent, not acknowledged, and the device did not come back within 1m")
+    );
 }

@@ -114,6 +114,7 @@ impl Book {
                 (Undelivered::Forbidden, _) => {
                     (State::Failed, Some("the device may not receive from its topic any more".into()))
                 }
+                _ if life == Life::Over => (State::Expired, Some(expired_reason(command))),
                 (Undelivered::Unconfirmed, Some(Qos::ExactlyOnce)) => {
                     let reason =
                         "the session ended before the device confirmed it; with QoS 2 it is not sent twice";
@@ -123,7 +124,6 @@ impl Book {
                     let reason = "nobody knows whether it was sent; with QoS 0 it is not sent twice";
                     (State::Failed, Some(reason.into()))
                 }
-                _ if life == Life::Over => (State::Expired, Some(expired_reason(command))),
                 _ => match later {
                     Some(later) => (State::Cancelled, Some(replaced_reason(later))),
                     None => (State::Queued, None),
