@@ -9,6 +9,7 @@ mod commands;
 mod firmware;
 mod listener;
 mod parse;
+mod rules;
 mod secret;
 mod sessions;
 mod settings;

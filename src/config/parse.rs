@@ -12,6 +12,7 @@ use super::api::api;
 use super::commands::commands;
 use super::firmware::firmware;
 use super::listener::{limits, listener, plain, websocket};
+use super::rules::rules;
 use super::sessions::{retained, sessions};
 use super::sinks::sinks;
 use super::table::{Notes, Table, secret_of, shown};
@@ -76,6 +77,7 @@ pub(super) fn config(figment: &Figment) -> Result<(Config, Vec<Problem>), Invali
     let clock = clock(root.table("clock"));
     let sinks = sinks(&mut root, &streams);
     let api = api(root.table("api"));
+    let rules = rules(&mut root, &streams);
     root.finish();
     let config = Config {
         gateway_id,
@@ -97,6 +99,7 @@ pub(super) fn config(figment: &Figment) -> Result<(Config, Vec<Problem>), Invali
         firmware,
         sinks,
         api,
+        rules,
     };
     Ok((config, notes.problems))
 }

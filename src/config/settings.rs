@@ -6,6 +6,7 @@ mod commands;
 mod firmware;
 mod listener;
 mod retained;
+mod rule;
 mod sessions;
 mod sink;
 
@@ -19,6 +20,7 @@ pub use commands::*;
 pub use firmware::*;
 pub use listener::*;
 pub use retained::*;
+pub use rule::*;
 pub use sessions::*;
 pub use sink::*;
 
@@ -66,6 +68,8 @@ pub struct Config {
     pub sinks: Vec<Sink>,
     /// The REST API.
     pub api: Api,
+    /// What values bring about here, without any network.
+    pub rules: Vec<Rule>,
 }
 
 /// How logs are written.

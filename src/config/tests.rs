@@ -441,4 +441,39 @@ fn what_cannot_serve_firmware_is_a_problem() {
     }
     let good = good("[firmware]\naddress = \"[::]:8485\"\nversion_topic = \"tele/{device}/fw\"\n").firmware;
     assert_eq!(good.version_topic.as_str(), "tele/{device}/fw");
+fn a_rule_has_one_condition_and_something_that_it_brings_about() {
+    let rule = |text: &str| format!("[[rule]]\nname = \"r\"\nfield = \"co\"\n{text}");
+    let config = good(&rule(
+        "above = 300\nclear_below = 250.5\nfor = \"10s\"\nsend = { device = \"buzzer\", payload = \"on\", clear_payload = \"off\" }",
+    ));
+    let Rule { stream, condition, send, .. } = &config.rules[0];
+    assert_eq!(stream, "readings", "the only one there is");
+    let hold = Duration::from_secs(10);
+    assert_eq!(*condition, Condition::Beyond { side: Side::Above, limit: 300.0, clear: 250.5, hold });
+    assert_eq!(send.as_ref().unwrap().topic.to_string(), "{device}/cmd");
+
+    for (text, expected) in [
+        ("log = \"x\"", "rule.r.above: is missing: one of above = 300, below = 5"),
+        ("above = 1", "rule.r.send: is missing: what it brings about"),
+        ("above = 1\nbelow = 2\nlog = \"x\"", "rule.r.above: a rule has one condition"),
+        ("above = 1\nclear_below = 2\nlog = \"x\"", "rule.r.clear_below: 2 is beyond the limit 1"),
+        ("below = 2\nclear_above = 1\nlog = \"x\"", "rule.r.clear_above: 1 is beyond the limit 2"),
+        (
+            "above = 1\nclear_above = 2\nlog = \"x\"",
+            "rule.r.clear_above: `for` and clear_below belong to above",
+        ),
+        ("changed = true\nfor = \"1s\"\nlog = \"x\"", "rule.r.for: `for` and clear_below belong to above"),
+        ("above = \"hot\"\nlog = \"x\"", "\"hot\" is not a number such as 300"),
+        ("above = 1\nlog = \"{time}\"", "there is no {time} here; there are: {device}, {source}"),
+        ("above = 1\nstream = \"air\"\nlog = \"x\"", "there is no such stream; there are: readings"),
+        (
+            "changed = true\nsend = { payload = \"x\", clear_payload = \"y\" }",
+            "rule.r.send.clear_payload: a change does not last",
+        ),
+    ] {
+        let found = problems(&rule(text));
+        assert!(found.iter().any(|problem| problem.contains(expected)), "{text}: {found:?}");
+    }
+    let without_field = problems("[[rule]]\nname = \"r\"\nabove = 1\nlog = \"x\"");
+    assert!(without_field[0].starts_with("rule.r.field: is missing"), "{without_field:?}");
 }
