@@ -463,3 +463,88 @@ mod line {
         assert_eq!(reply.headers()["proxy-status"], "PostgREST; error=PGRST303");
     }
 }
+
+mod thingspeak_down {
+    use super::*;
+
+    /// Parameters as a form in the body.
+    fn form(url: String, parameters: &[(&str, &str)]) -> RequestBuilder {
+        let form = reqwest::Url::parse_with_params("form:", parameters).unwrap();
+        let kind = "application/x-www-form-urlencoded";
+        client().post(url).header("content-type", kind).body(form.query().unwrap().to_owned())
+    }
+
+    fn url(cloud: &Cloud, call: &str) -> String {
+        format!("{}/talkbacks/{}/{call}", cloud.thingspeak.line().url(), cloud.thingspeak.settings().talkback)
+    }
+
+    async fn call(cloud: &Cloud, command: &str, parameters: &[(&str, &str)]) -> (u16, Value) {
+        let key = [("api_key", cloud.thingspeak.settings().talkback_key.as_str())];
+        let response = form(url(cloud, command), &[&key, parameters].concat()).send().await.unwrap();
+        (response.status().as_u16(), response.json().await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_command_leaves_the_queue_when_it_is_asked_for() {
+        let cloud = cloud().await;
+        let (status, added) = call(&cloud, "commands.json", &[("command_string", "on")]).await;
+        assert_eq!((status, &added["command_string"], &added["position"]), (200, &json!("on"), &json!(1)));
+        cloud.thingspeak.queue_command("off", Duration::ZERO);
+        for expected in ["on", "off"] {
+            let (_, next) = call(&cloud, "commands/execute.json", &[]).await;
+            assert_eq!(next["command_string"], expected);
+            assert!(next["executed_at"].is_string(), "{next}");
+        }
+        assert_eq!(call(&cloud, "commands/execute.json", &[]).await, (200, json!({})));
+        assert_eq!(cloud.thingspeak.waiting_commands(), 0);
+        let key = [("api_key", &cloud.thingspeak.settings().talkback_key)];
+        let last = reqwest::Url::parse_with_params(&url(&cloud, "commands/last.json"), key).unwrap();
+        let last: Value = client().get(last).send().await.unwrap().json().await.unwrap();
+        assert_eq!(last["command_string"], "off");
+    }
+
+    #[tokio::test]
+    async fn a_talkback_knows_its_key_and_its_bounds() {
+        let cloud = cloud().await;
+        let without = client().post(url(&cloud, "commands/execute.json")).send().await.unwrap();
+        assert_eq!(without.status(), 401);
+        let other = client().post(url(&cloud, "commands/execute.json").replace("/27/", "/28/"));
+        assert_eq!(other.send().await.unwrap().status(), 404);
+        let long = "x".repeat(256);
+        assert_eq!(call(&cloud, "commands.json", &[("command_string", &long)]).await.0, 400);
+    }
+
+    #[tokio::test]
+    async fn a_field_shows_its_last_entries_with_null_where_another_was_written() {
+        let thingspeak = ThingSpeakSettings { interval: Duration::ZERO, ..Default::default() };
+        let cloud = Cloud::start(CloudSettings { thingspeak, ..Default::default() }).await.unwrap();
+        let settings = cloud.thingspeak.settings().clone();
+        let url = format!("{}/channels/{}/fields/1.json", cloud.thingspeak.line().url(), settings.channel);
+        let ask = |key: &str, results: &str| {
+            let asked = [("api_key", key), ("results", results)];
+            client().get(reqwest::Url::parse_with_params(&url, asked).unwrap()).send()
+        };
+        cloud.thingspeak.move_slider("field1", "128").unwrap();
+        cloud.thingspeak.move_slider("field2", "7").unwrap();
+        let reply: Value = ask(&settings.read_key, "2").await.unwrap().json().await.unwrap();
+        let values: Vec<_> =
+            reply["feeds"].as_array().unwrap().iter().map(|feed| feed["field1"].clone()).collect();
+        assert_eq!(values, [json!("128"), Value::Null]);
+        let refused = ask("WRONG", "2").await.unwrap();
+        assert_eq!((refused.status().as_u16(), refused.text().await.unwrap().as_str()), (200, "-1"));
+    }
+
+    #[tokio::test]
+    async fn a_single_write_that_comes_too_early_is_answered_with_zero() {
+        let cloud = cloud().await;
+        let settings = cloud.thingspeak.settings().clone();
+        let write = || {
+            let url = format!("{}/update.json", cloud.thingspeak.line().url());
+            form(url, &[("api_key", &settings.write_key), ("status", "done")]).send()
+        };
+        assert_eq!(write().await.unwrap().json::<Value>().await.unwrap()["entry_id"], 1);
+        let early = write().await.unwrap();
+        assert_eq!((early.status().as_u16(), early.text().await.unwrap().as_str()), (200, "0"));
+        assert_eq!(cloud.thingspeak.entries()[0].values["status"], "done");
+    }
+}

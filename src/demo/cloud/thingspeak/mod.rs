@@ -1,8 +1,10 @@
-//! ThingSpeak's bulk write, `POST /channels/<number>/bulk_update.json`.
+//! ThingSpeak: the bulk write, `POST /channels/<number>/bulk_update.json`, and the ways down (`down`).
 //!
 //! As the vendor's pages describe it; no server to compare with can be had. Where they are silent, the
 //! stricter reading is taken: fractions of a second are lost, any call that was not too early starts the
 //! interval anew whatever became of it, and a value that is neither text nor number is refused.
+
+mod down;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -17,6 +19,7 @@ use axum::routing::post;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
+use self::down::TalkBack;
 use super::{Line, Reply, timestamp};
 use crate::tasks::Spawner;
 
@@ -36,6 +39,12 @@ pub struct ThingSpeakSettings {
     pub channel: u64,
     /// Its write key.
     pub write_key: String,
+    /// Its read key.
+    pub read_key: String,
+    /// The number of the TalkBack.
+    pub talkback: u64,
+    /// Its key.
+    pub talkback_key: String,
     /// Between two bulk calls: 15 s on every licence.
     pub interval: Duration,
     /// Entries a call: 960 on a free licence, 14,400 on a paid one.
@@ -47,6 +56,9 @@ impl Default for ThingSpeakSettings {
         Self {
             channel: 1_417,
             write_key: "TAMPUDEMOWRITEKEY".to_owned(),
+            read_key: "TAMPUDEMOREADKEY1".to_owned(),
+            talkback: 27,
+            talkback_key: "TAMPUDEMOTALKBACK".to_owned(),
             interval: Duration::from_secs(15),
             max_entries: 960,
         }
@@ -73,6 +85,7 @@ pub struct ThingSpeak {
 struct Channel {
     settings: ThingSpeakSettings,
     state: Mutex<Stored>,
+    talkback: Mutex<TalkBack>,
 }
 
 #[derive(Debug, Default)]
@@ -82,15 +95,17 @@ struct Stored {
     duplicates: u64,
     early: u64,
     last_call: Option<Instant>,
+    last_write: Option<Instant>,
 }
 
 impl ThingSpeak {
     pub(super) async fn start(settings: ThingSpeakSettings, spawner: &Spawner) -> io::Result<Self> {
-        let channel = Arc::new(Channel { settings, state: Mutex::default() });
+        let channel = Arc::new(Channel { settings, state: Mutex::default(), talkback: Mutex::default() });
         let state = Arc::clone(&channel);
         let line = Line::serve(spawner, move |_| {
             Router::new()
                 .route("/channels/{channel}/bulk_update.json", post(bulk_update).fallback(method_invalid))
+                .merge(down::routes())
                 .fallback(no_such_resource)
                 .with_state(state)
         })
@@ -122,6 +137,32 @@ impl ThingSpeak {
         self.channel.stored().duplicates
     }
 
+    /// Puts a command into the TalkBack's queue, as if it had been put there so long ago. Its number.
+    pub fn queue_command(&self, text: &str, ago: Duration) -> u64 {
+        self.channel.talkback().add(text, time::OffsetDateTime::now_utc() - ago)
+    }
+
+    /// Commands that wait in the TalkBack's queue.
+    #[must_use]
+    pub fn waiting_commands(&self) -> usize {
+        self.channel.talkback().waiting()
+    }
+
+    /// How often the TalkBack was asked for its next command.
+    #[must_use]
+    pub fn polls(&self) -> u64 {
+        self.channel.talkback().polls()
+    }
+
+    /// Moves a dashboard's slider: writes one entry with this field alone, now. Its number.
+    pub fn move_slider(&self, field: &str, value: &str) -> Option<usize> {
+        let mut at = time::OffsetDateTime::now_utc().unix_timestamp();
+        while self.channel.stored().taken.contains(&at) {
+            at += 1;
+        }
+        self.channel.write(at, BTreeMap::from([(field.to_owned(), value.to_owned())]))
+    }
+
     /// Calls that came before the interval was over.
     #[must_use]
     pub fn early_calls(&self) -> u64 {
@@ -132,6 +173,10 @@ impl ThingSpeak {
 impl Channel {
     fn stored(&self) -> MutexGuard<'_, Stored> {
         self.state.lock().expect("no panic under this lock")
+    }
+
+    fn talkback(&self) -> MutexGuard<'_, TalkBack> {
+        self.talkback.lock().expect("no panic under this lock")
     }
 
     fn bulk_update(&self, number: &str, headers: &HeaderMap, body: &[u8]) -> Result<(), Refusal> {
