@@ -7,6 +7,7 @@ mod access;
 mod api;
 mod commands;
 mod firmware;
+mod command_sources;
 mod listener;
 mod parse;
 mod rules;

@@ -11,6 +11,7 @@ use super::access::{DoorSettings, access, client_auth, device_match};
 use super::api::api;
 use super::commands::commands;
 use super::firmware::firmware;
+use super::command_sources::command_sources;
 use super::listener::{limits, listener, plain, websocket};
 use super::rules::rules;
 use super::sessions::{retained, sessions};
@@ -77,6 +78,7 @@ pub(super) fn config(figment: &Figment) -> Result<(Config, Vec<Problem>), Invali
     let clock = clock(root.table("clock"));
     let sinks = sinks(&mut root, &streams);
     let api = api(root.table("api"));
+    let command_sources = command_sources(&mut root);
     let rules = rules(&mut root, &streams);
     root.finish();
     let config = Config {
@@ -99,6 +101,7 @@ pub(super) fn config(figment: &Figment) -> Result<(Config, Vec<Problem>), Invali
         firmware,
         sinks,
         api,
+        command_sources,
         rules,
     };
     Ok((config, notes.problems))

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use figment::value::Value;
 
+use super::command_sources::qos;
 use super::table::{Table, shown};
 use super::{Condition, PayloadFormat, Rule, RuleCommand, Side, Stream};
-use crate::message::{DeviceId, Qos, Template};
+use crate::message::{DeviceId, Template};
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -158,11 +159,7 @@ fn command(mut table: Table) -> Option<RuleCommand> {
         table.missing("payload", "what is sent, such as \"on\" or {\"co\": {value}}");
     }
     let clear_payload = table.parsed("clear_payload", template);
-    let qos = table.number("qos", 0..=2).map_or(Qos::AtLeastOnce, |qos| match qos {
-        0 => Qos::AtMostOnce,
-        1 => Qos::AtLeastOnce,
-        _ => Qos::ExactlyOnce,
-    });
+    let qos = qos(&mut table);
     let good_for = table.duration("good_for", SECOND..=DAY).unwrap_or(GOOD_FOR);
     table.finish();
     Some(RuleCommand { device, topic: topic?, payload: payload?, clear_payload, qos, good_for })

@@ -4,6 +4,7 @@ mod access;
 mod api;
 mod commands;
 mod firmware;
+mod command_source;
 mod listener;
 mod retained;
 mod rule;
@@ -18,6 +19,7 @@ pub use access::*;
 pub use api::*;
 pub use commands::*;
 pub use firmware::*;
+pub use command_source::*;
 pub use listener::*;
 pub use retained::*;
 pub use rule::*;
@@ -68,6 +70,8 @@ pub struct Config {
     pub sinks: Vec<Sink>,
     /// The REST API.
     pub api: Api,
+    /// Where commands come from.
+    pub command_sources: Vec<CommandSource>,
     /// What values bring about here, without any network.
     pub rules: Vec<Rule>,
 }

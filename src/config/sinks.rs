@@ -13,7 +13,7 @@ use super::{
 use crate::message::DeviceId;
 
 /// Where the service itself answers: its limits are not the operator's to choose.
-const THINGSPEAK: &str = "https://api.thingspeak.com";
+pub(super) const THINGSPEAK: &str = "https://api.thingspeak.com";
 
 /// ThingSpeak takes a bulk write per channel every 15 s, on every licence.
 const THINGSPEAK_INTERVAL: Duration = Duration::from_secs(15);
@@ -93,7 +93,7 @@ fn known_stream(text: &str, streams: &[Stream]) -> Result<String, String> {
 }
 
 /// The address of a service, without a slash at its end. It may be shown: nothing secret may stand in it.
-fn base_url(table: &mut Table) -> Option<String> {
+pub(super) fn base_url(table: &mut Table) -> Option<String> {
     let value = table.take("url")?;
     let text = text_of(&value);
     let parsed = reqwest::Url::parse(&text);

@@ -477,3 +477,37 @@ fn a_rule_has_one_condition_and_something_that_it_brings_about() {
     let without_field = problems("[[rule]]\nname = \"r\"\nabove = 1\nlog = \"x\"");
     assert!(without_field[0].starts_with("rule.r.field: is missing"), "{without_field:?}");
 }
+
+#[test]
+fn a_source_of_commands_says_whom_it_asks_and_who_gets_what_it_says() {
+    let talkback = "[[command_source]]\nname = \"dashboard\"\ntype = \"talkback\"\n";
+    let whole = format!("{talkback}talkback = 7\nkey = \"K\"\ndevice = \"lamp\"");
+    let config = good(&whole);
+    let CommandSourceKind::TalkBack(settings) = &config.command_sources[0].kind else { panic!("{config:?}") };
+    assert_eq!(settings.url, "https://api.thingspeak.com");
+    assert_eq!(settings.command.topic.to_string(), "{device}/cmd");
+    assert_eq!(settings.command.payload.to_string(), "{command}", "as it came");
+
+    let field = "[[command_source]]\nname = \"slider\"\ntype = \"thingspeak_field\"\nchannel = 1\nfield = 2\ndevice = \"lamp\"\n";
+    let config = good(&format!("{field}payload = '{{\"pwm\": {{value}}}}'"));
+    let CommandSourceKind::Field(settings) = &config.command_sources[0].kind else { panic!("{config:?}") };
+    assert!(!settings.first_value, "what is there at the start is no command");
+
+    for (text, expected) in [
+        (talkback.to_owned(), "command_source.dashboard.talkback: is missing"),
+        (talkback.to_owned(), "command_source.dashboard.key: is missing"),
+        (talkback.to_owned(), "command_source.dashboard.device: is missing"),
+        (format!("{whole}\n{whole}"), "another source of commands has this name"),
+        (
+            format!("{whole}\n{}", whole.replace("dashboard", "other")),
+            "command_source.other.talkback: another source asks this TalkBack",
+        ),
+        (format!("{whole}\npayload = \"{{value}}\""), "there is no {value} here; there are: {device}, {command}"),
+        (format!("{field}topic = \"{{value}}/x\""), "there is no {value} here; there are: {device}"),
+        (format!("{field}read_key = \"a b\""), "a key holds no white space"),
+        (whole.replace("talkback\"", "mail\""), "\"mail\" is not \"talkback\" or \"thingspeak_field\""),
+    ] {
+        let found = problems(&text);
+        assert!(found.iter().any(|problem| problem.contains(expected)), "{text}: {found:?}");
+    }
+}
