@@ -502,7 +502,10 @@ fn a_source_of_commands_says_whom_it_asks_and_who_gets_what_it_says() {
             format!("{whole}\n{}", whole.replace("dashboard", "other")),
             "command_source.other.talkback: another source asks this TalkBack",
         ),
-        (format!("{whole}\npayload = \"{{value}}\""), "there is no {value} here; there are: {device}, {command}"),
+        (
+            format!("{whole}\npayload = \"{{value}}\""),
+            "there is no {value} here; there are: {device}, {command}",
+        ),
         (format!("{field}topic = \"{{value}}/x\""), "there is no {value} here; there are: {device}"),
         (format!("{field}read_key = \"a b\""), "a key holds no white space"),
         (whole.replace("talkback\"", "mail\""), "\"mail\" is not \"talkback\" or \"thingspeak_field\""),
