@@ -26,6 +26,8 @@ const OVERHEAD: usize = 96;
 pub enum Table {
     /// Commands for devices.
     Command = b'c',
+    /// How local rules stand.
+    Rule = b'l',
     /// Sessions that outlive their connection.
     Session = b's',
     /// Messages that wait for such a session.

@@ -8,6 +8,7 @@ mod api;
 mod commands;
 mod firmware;
 mod command_sources;
+mod commands;
 mod listener;
 mod parse;
 mod rules;

@@ -12,6 +12,7 @@ use super::api::api;
 use super::commands::commands;
 use super::firmware::firmware;
 use super::command_sources::command_sources;
+use super::commands::commands;
 use super::listener::{limits, listener, plain, websocket};
 use super::rules::rules;
 use super::sessions::{retained, sessions};

@@ -7,10 +7,61 @@
 mod command;
 mod ledger;
 mod record;
+pub mod rules;
 mod shown;
+mod source;
+mod thingspeak;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+pub use self::thingspeak::{FieldSource, TalkBackSource};
+use crate::clock::Clock;
+use crate::config::{CommandSource, CommandSourceKind};
+use crate::sink::SinkError;
 
 pub use command::{Command, FailedIf, NewCommand, Origin, Reply, SharedCommand, Source, State};
 pub use ledger::{
     Accepted, Figures, Ledger, NotAccepted, NotCancelled, Page, Postman, Said, Undelivered, Wanted,
 };
 pub use shown::{Shown, ShownStep};
+pub use source::SourceStatus;
+
+/// Any of the far sides that commands come from.
+#[derive(Debug)]
+pub enum AnySource {
+    /// A ThingSpeak TalkBack.
+    TalkBack(Box<TalkBackSource>),
+    /// A field of a ThingSpeak channel.
+    Field(Box<FieldSource>),
+}
+
+/// A source that is set up, and how it is doing.
+pub type Opened = (AnySource, watch::Receiver<SourceStatus>);
+
+/// Makes the source that the settings ask for.
+///
+/// # Errors
+/// What is wrong with a setting.
+pub fn open(settings: &CommandSource, ledger: &Ledger, clock: &Clock) -> Result<Opened, SinkError> {
+    Ok(match &settings.kind {
+        CommandSourceKind::TalkBack(kind) => {
+            let (source, status) = TalkBackSource::new(settings, kind, ledger.clone(), clock)?;
+            (AnySource::TalkBack(Box::new(source)), status)
+        }
+        CommandSourceKind::Field(kind) => {
+            let (source, status) = FieldSource::new(settings, kind, ledger.clone(), clock)?;
+            (AnySource::Field(Box::new(source)), status)
+        }
+    })
+}
+
+impl AnySource {
+    /// Asks for commands and tells what became of them, until it is cancelled.
+    pub async fn run(self, cancel: CancellationToken) {
+        match self {
+            Self::TalkBack(source) => source.run(cancel).await,
+            Self::Field(source) => source.run(cancel).await,
+        }
+    }
+}
