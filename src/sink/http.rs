@@ -8,7 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use reqwest::header::{
     CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderMap, HeaderName, RETRY_AFTER, TRANSFER_ENCODING,
 };
-use reqwest::{Method, Url};
+use reqwest::{Method, StatusCode, Upgraded, Url};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, UnixTime};
 
@@ -19,8 +19,8 @@ use crate::config;
 /// Services look at who calls: Supabase refuses its secret keys to anything that looks like a browser.
 const USER_AGENT: &str = concat!("tampu/", env!("CARGO_PKG_VERSION"));
 
-/// No reply that is of use is longer.
-const MAX_REPLY_BYTES: usize = 64 * 1024;
+/// Where a reply is cut unless a client reads more: no answer to a write that is of use is longer.
+pub(crate) const MAX_REPLY_BYTES: usize = 64 * 1024;
 
 /// How long to wait for the body of a reply that does not say how long it is: PostgREST before 14.2
 /// ends its 201 with the headers and keeps the connection open.
@@ -57,14 +57,24 @@ impl<'a> Settings<'a> {
 pub(crate) struct Http {
     client: reqwest::Client,
     secrets: Vec<config::Secret>,
+    max_reply_bytes: usize,
 }
 
-/// A reply, its body cut at 64 KiB.
+/// A reply, its body cut at 64 KiB or where the client's bound is.
 #[derive(Debug, Clone)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
     pub(crate) headers: HeaderMap,
     pub(crate) body: String,
+}
+
+/// What came of asking for another protocol.
+#[derive(Debug)]
+pub(crate) enum Switched {
+    /// The far side speaks it now. Its headers say how.
+    Yes(HeaderMap, Upgraded),
+    /// It has answered something else.
+    No(Reply),
 }
 
 impl Http {
@@ -83,7 +93,12 @@ impl Http {
             .pool_max_idle_per_host(1)
             .build()
             .map_err(|error| SinkError::Client(chain(&error)))?;
-        Ok(Self { client, secrets: settings.secrets.clone() })
+        Ok(Self { client, secrets: settings.secrets.clone(), max_reply_bytes: MAX_REPLY_BYTES })
+    }
+
+    /// The same, with another bound for the bodies of replies.
+    pub(crate) fn reading(self, max_reply_bytes: usize) -> Self {
+        Self { max_reply_bytes, ..self }
     }
 
     /// Posts a JSON body.
@@ -114,38 +129,62 @@ impl Http {
         if let Some((kind, body)) = body {
             request = request.header(CONTENT_TYPE, kind).body(body);
         }
-        let mut response = request.send().await.map_err(|error| self.failed(error))?;
+        let response = request.send().await.map_err(|error| self.failed(error, headers))?;
+        self.read(response, headers).await
+    }
+
+    /// Asks for another protocol with these headers (RFC 9110, 7.8); what is spoken then has no time limit.
+    ///
+    /// # Errors
+    /// As [`Http::post`].
+    pub(crate) async fn switch(&self, url: &Url, headers: &HeaderMap) -> Result<Switched, SendError> {
+        let request = self.client.get(url.clone()).headers(headers.clone());
+        let response = request.send().await.map_err(|error| self.failed(error, headers))?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(Switched::No(self.read(response, headers).await?));
+        }
+        let answered = response.headers().clone();
+        let stream = response.upgrade().await.map_err(|error| self.failed(error, headers))?;
+        Ok(Switched::Yes(answered, stream))
+    }
+
+    async fn read(&self, mut response: reqwest::Response, asked: &HeaderMap) -> Result<Reply, SendError> {
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let is_sized = headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING);
-        let read = read_bounded(&mut response);
+        let read = read_bounded(&mut response, self.max_reply_bytes);
         let body = if is_sized {
-            read.await.map_err(|error| self.failed(error))?
+            read.await.map_err(|error| self.failed(error, asked))?
         } else {
             tokio::time::timeout(UNSIZED_BODY_WAIT, read).await.unwrap_or(Ok(Vec::new())).unwrap_or_default()
         };
-        let body = self.without_secret(&String::from_utf8_lossy(&body));
+        let body = self.without_secret(&String::from_utf8_lossy(&body), asked);
         Ok(Reply { status, headers, body })
     }
 
-    fn failed(&self, error: reqwest::Error) -> SendError {
+    fn failed(&self, error: reqwest::Error, asked: &HeaderMap) -> SendError {
         let slow = error.is_timeout() && !error.is_connect();
-        let why = quote(&self.without_secret(&chain(&error.without_url())));
+        let why = quote(&self.without_secret(&chain(&error.without_url()), asked));
         if slow { SendError::Slow { why } } else { SendError::Retry { after: None, why } }
     }
 
-    /// A text of the far side's without the secrets, should it have quoted one.
-    fn without_secret(&self, text: &str) -> String {
-        let secrets = self.secrets.iter().map(config::Secret::expose).filter(|secret| !secret.is_empty());
+    /// A text of the far side's without the secrets, should it have quoted one: those of the settings, and what
+    /// was asked with, which may be newer.
+    fn without_secret(&self, text: &str, asked: &HeaderMap) -> String {
+        let asked =
+            asked.values().filter(|value| value.is_sensitive()).filter_map(|value| value.to_str().ok());
+        let asked = asked.map(|value| value.trim_start_matches("Bearer "));
+        let secrets = self.secrets.iter().map(config::Secret::expose).chain(asked);
+        let secrets = secrets.filter(|secret| !secret.is_empty());
         secrets.fold(text.to_owned(), |text, secret| text.replace(secret, "(secret)"))
     }
 }
 
-async fn read_bounded(response: &mut reqwest::Response) -> Result<Vec<u8>, reqwest::Error> {
+async fn read_bounded(response: &mut reqwest::Response, max_bytes: usize) -> Result<Vec<u8>, reqwest::Error> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
-        let room = MAX_REPLY_BYTES - body.len();
+        let room = max_bytes - body.len();
         body.extend_from_slice(&chunk[..chunk.len().min(room)]);
-        if body.len() == MAX_REPLY_BYTES {
+        if body.len() == max_bytes {
             break;
         }
     }
