@@ -4,18 +4,19 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::sinks::{THINGSPEAK, base_url};
+use super::supabase_commands::supabase_commands;
 use super::table::Table;
 use super::{ChannelField, CommandSource, CommandSourceKind, CommandTemplate, Report, TalkBack};
 use crate::message::{DeviceId, Qos, Template};
 
-const SECOND: Duration = Duration::from_secs(1);
-const DAY: Duration = Duration::from_secs(86_400);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const DAY: Duration = Duration::from_secs(86_400);
 
 /// How often ThingSpeak is asked, and told, unless something else is said: what it takes on a free licence.
 const THINGSPEAK_INTERVAL: Duration = Duration::from_secs(15);
 
 /// How long a command is good, unless its source says something else.
-const GOOD_FOR: Duration = Duration::from_secs(300);
+pub(super) const GOOD_FOR: Duration = Duration::from_secs(300);
 
 pub(super) fn command_sources(root: &mut Table) -> Vec<CommandSource> {
     let mut names = BTreeSet::new();
@@ -59,13 +60,18 @@ fn command_source(table: &mut Table) -> Option<CommandSource> {
     let kind = match table.text("type").as_deref() {
         Some("talkback") => talkback(table).map(CommandSourceKind::TalkBack),
         Some("thingspeak_field") => field(table).map(CommandSourceKind::Field),
+        Some("supabase") => supabase_commands(table).map(CommandSourceKind::Supabase),
         Some(other) => {
-            table.wrong("type", None, format!("{other:?} is not \"talkback\" or \"thingspeak_field\""));
+            table.wrong(
+                "type",
+                None,
+                format!("{other:?} is not \"talkback\", \"thingspeak_field\" or \"supabase\""),
+            );
             table.ignore_rest();
             None
         }
         None => {
-            table.missing("type", "\"talkback\" or \"thingspeak_field\"");
+            table.missing("type", "\"talkback\", \"thingspeak_field\" or \"supabase\"");
             table.ignore_rest();
             None
         }

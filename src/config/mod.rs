@@ -16,6 +16,7 @@ mod secret;
 mod sessions;
 mod settings;
 mod sinks;
+mod supabase_commands;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -26,7 +27,7 @@ use std::path::{Path, PathBuf};
 use figment::Figment;
 use figment::providers::{Env, Format, Toml};
 
-pub use secret::Secret;
+pub use secret::{Renewable, Secret};
 pub use settings::*;
 
 /// The file that the package installs.

@@ -11,6 +11,7 @@ mod retained;
 mod rule;
 mod sessions;
 mod sink;
+mod supabase_commands;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -27,6 +28,7 @@ pub use retained::*;
 pub use rule::*;
 pub use sessions::*;
 pub use sink::*;
+pub use supabase_commands::*;
 
 use super::Secret;
 use crate::message::{DeviceId, TopicFilter};

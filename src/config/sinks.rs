@@ -219,10 +219,6 @@ fn supabase(table: &mut Table) -> Option<Supabase> {
     if key.is_none() {
         table.missing("key", "an API key, for example { credential = \"supabase-key\" }");
     }
-    let identifier = |text: &str| {
-        let good = !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || c == '_');
-        if good { Ok(text.to_owned()) } else { Err("a name consists of letters, digits and '_'") }
-    };
     let schema = table.parsed("schema", identifier);
     let name = table.parsed("table", identifier).unwrap_or_else(|| "readings".to_owned());
     let rows = match table.take("columns") {
@@ -255,6 +251,12 @@ fn supabase(table: &mut Table) -> Option<Supabase> {
         max_bytes: max_bytes.unwrap_or(1_000_000),
         interval,
     })
+}
+
+/// The name of a table or a schema.
+pub(super) fn identifier(text: &str) -> Result<String, &'static str> {
+    let good = !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || c == '_');
+    if good { Ok(text.to_owned()) } else { Err("a name consists of letters, digits and '_'") }
 }
 
 fn columns(table: &mut Table, dict: &Dict) -> Vec<ColumnMapping> {

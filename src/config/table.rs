@@ -11,7 +11,7 @@ use figment::value::{Dict, Value};
 use serde::de::DeserializeOwned;
 
 use super::secret::SecretSource;
-use super::{Problem, Secret};
+use super::{Problem, Renewable, Secret};
 
 /// Problems so far, and where values came from.
 pub(super) struct Notes<'a> {
@@ -187,12 +187,25 @@ impl<'n, 'a> Table<'n, 'a> {
 
     /// A secret, from where it stands. No part of it is ever in a problem.
     pub(super) fn secret(&mut self, key: &'static str) -> Option<Secret> {
+        let read = |source: SecretSource| source.read().and_then(|secret| one_word(&secret).map(|()| secret));
+        self.secret_by(key, read)
+    }
+
+    /// The same for one that may be replaced while the program runs.
+    pub(super) fn renewable(&mut self, key: &'static str) -> Option<Renewable> {
+        self.secret_by(key, |source| {
+            let renewable = source.read_renewable()?;
+            one_word(renewable.first()).map(|()| renewable)
+        })
+    }
+
+    fn secret_by<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnOnce(SecretSource) -> Result<T, String>,
+    ) -> Option<T> {
         let value = self.take(key)?;
-        let one_word = |secret: Secret| match secret.expose().contains(char::is_whitespace) {
-            true => Err("a key holds no white space".to_owned()),
-            false => Ok(secret),
-        };
-        match secret_of(&value).and_then(one_word) {
+        match secret_source(&value).and_then(read) {
             Ok(secret) => Some(secret),
             Err(error) => {
                 self.wrong(key, Some(&value), error);
@@ -306,20 +319,30 @@ pub(super) fn shown(value: &Value) -> String {
 
 /// A secret from any of the four places where it may stand.
 pub(super) fn secret_of(value: &Value) -> Result<Secret, String> {
+    secret_source(value)?.read()
+}
+
+fn secret_source(value: &Value) -> Result<SecretSource, String> {
     let expected = "a secret is a text, { env = \"NAME\" }, { file = \"/path\" } or { credential = \"id\" }";
-    let source = match value {
-        Value::String(_, text) => SecretSource::Plain(text.clone()),
-        Value::Num(..) => SecretSource::Plain(text_of(value)),
+    match value {
+        Value::String(_, text) => Ok(SecretSource::Plain(text.clone())),
+        Value::Num(..) => Ok(SecretSource::Plain(text_of(value))),
         Value::Dict(_, dict) => {
             let mut entries = dict.iter().map(|(key, value)| (key.as_str(), value.as_str()));
             match (entries.next(), entries.next()) {
-                (Some(("env", Some(name))), None) => SecretSource::Env(name.to_owned()),
-                (Some(("file", Some(path))), None) => SecretSource::File(path.into()),
-                (Some(("credential", Some(id))), None) => SecretSource::Credential(id.to_owned()),
-                _ => return Err(expected.to_owned()),
+                (Some(("env", Some(name))), None) => Ok(SecretSource::Env(name.to_owned())),
+                (Some(("file", Some(path))), None) => Ok(SecretSource::File(path.into())),
+                (Some(("credential", Some(id))), None) => Ok(SecretSource::Credential(id.to_owned())),
+                _ => Err(expected.to_owned()),
             }
         }
-        _ => return Err(expected.to_owned()),
-    };
-    source.read()
+        _ => Err(expected.to_owned()),
+    }
+}
+
+fn one_word(secret: &Secret) -> Result<(), String> {
+    match secret.expose().contains(char::is_whitespace) {
+        true => Err("a key holds no white space".to_owned()),
+        false => Ok(()),
+    }
 }

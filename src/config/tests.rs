@@ -508,7 +508,46 @@ fn a_source_of_commands_says_whom_it_asks_and_who_gets_what_it_says() {
         ),
         (format!("{field}topic = \"{{value}}/x\""), "there is no {value} here; there are: {device}"),
         (format!("{field}read_key = \"a b\""), "a key holds no white space"),
-        (whole.replace("talkback\"", "mail\""), "\"mail\" is not \"talkback\" or \"thingspeak_field\""),
+        (whole.replace("talkback\"", "mail\""), "\"mail\" is not \"talkback\", \"thingspeak_field\" or"),
+    ] {
+        let found = problems(&text);
+        assert!(found.iter().any(|problem| problem.contains(expected)), "{text}: {found:?}");
+    }
+}
+
+#[test]
+fn a_table_at_supabase_is_a_source_of_commands() {
+    let whole = "[[command_source]]\nname = \"cloud\"\ntype = \"supabase\"\nurl = \"https://x.supabase.co\"\nkey = \"K\"";
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("token");
+    std::fs::write(&file, "first\n").unwrap();
+    let config = good(&format!("{whole}\ntoken = {{ file = \"{}\" }}", file.display()));
+    let CommandSourceKind::Supabase(settings) = &config.command_sources[0].kind else { panic!("{config:?}") };
+    assert_eq!(
+        (settings.table.as_str(), settings.realtime_path.as_deref()),
+        ("commands", Some("/realtime/v1"))
+    );
+    assert_eq!(
+        (settings.topic.to_string(), settings.payload.to_string()),
+        ("{device}/cmd".into(), "{value}".into())
+    );
+    let token = settings.token.as_ref().unwrap();
+    assert_eq!(token.read().unwrap().expose(), "first");
+    std::fs::write(&file, "second\n").unwrap();
+    assert_eq!(token.read().unwrap().expose(), "second", "it is read where it stands, each time");
+    std::fs::write(&file, "").unwrap();
+    assert_eq!(token.read().unwrap_err(), "the secret is empty");
+
+    let without = good(&format!("{whole}\nrealtime = false"));
+    let CommandSourceKind::Supabase(settings) = &without.command_sources[0].kind else {
+        panic!("{without:?}")
+    };
+    assert_eq!(settings.realtime_path, None);
+    for (text, expected) in [
+        (whole.replace("https", "http"), "the key would cross the network in the clear"),
+        (whole.replace("key = \"K\"", ""), "command_source.cloud.key: is missing"),
+        (format!("{whole}\ntoken = {{ file = \"/nowhere\" }}"), "/nowhere cannot be read"),
+        (format!("{whole}\npayload = \"{{command}}\""), "there is no {command} here"),
     ] {
         let found = problems(&text);
         assert!(found.iter().any(|problem| problem.contains(expected)), "{text}: {found:?}");

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::Secret;
+use crate::config::{Secret, SupabaseCommands};
 use crate::message::{DeviceId, Qos, Template};
 
 /// A far side that is asked for commands.
@@ -26,6 +26,8 @@ pub enum CommandSourceKind {
     TalkBack(TalkBack),
     /// The last value of a field of a ThingSpeak channel.
     Field(ChannelField),
+    /// A Supabase table.
+    Supabase(SupabaseCommands),
 }
 
 /// A ThingSpeak TalkBack: a queue whose commands leave it when they are asked for.
