@@ -1,4 +1,4 @@
-//! A cloud on this machine: ThingSpeak's bulk API and PostgREST's insert, as strict as their documentation
+//! A cloud on this machine: ThingSpeak's API, PostgREST and Realtime, as strict as their documentation
 //! and their recorded replies, on two ports of 127.0.0.1. What was stored can be asked for, and each
 //! service has a [`Line`] on which things go wrong on demand.
 //!
@@ -15,6 +15,8 @@ mod thingspeak;
 
 mod postgrest;
 
+mod realtime;
+
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +28,7 @@ use crate::tasks::{Stage, Tasks};
 
 pub use line::{Fault, Line};
 pub use postgrest::{ApiKey, Column, Grant, Kind, PostgRest, PostgRestSettings, Role, Row, Table, Unique};
+pub use realtime::{Realtime, Seen};
 pub use reply::Reply;
 pub use thingspeak::{Entry, ThingSpeak, ThingSpeakSettings};
 

@@ -131,7 +131,8 @@ mod postgrest {
 
     /// The table of the recorded session, as far as the replies tell.
     fn recorded_tables() -> Vec<Table> {
-        let grant = |role, select| Grant { role, insert_where: Some(("device_id", "dev1")), select };
+        let grant =
+            |role, select| Grant { role, insert_where: Some(("device_id", "dev1")), select, update: &[] };
         let readings = Table {
             name: "readings",
             columns: vec![

@@ -1,11 +1,12 @@
-//! PostgREST's insert, `POST /rest/v1/<table>`, behind Supabase's gate.
+//! PostgREST's `/rest/v1/<table>`, behind Supabase's gate, with Realtime beside it.
 //!
 //! What is refused, how, and in which order follows replies recorded from PostgREST over PostgreSQL 15;
-//! a test replays them. It takes JSON bodies and inserts alone: anything else is answered with 501, which
-//! no real server sends, so that nobody takes it for one.
+//! a test replays them. It inserts JSON bodies, and selects and updates as far as a gateway does: anything else is
+//! answered with 501, which no real server sends, so that nobody takes it for one.
 
 mod insert;
 mod refusal;
+mod select;
 mod table;
 mod value;
 
@@ -20,10 +21,12 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderName};
 use axum::routing::post;
 
+use super::realtime::{self, Realtime};
 use super::{Line, Reply};
 use crate::tasks::Spawner;
 use insert::Insert;
 use refusal::{Refusal, at_the_gate};
+use select::Select;
 use table::{Inserted, Stored};
 
 pub use table::{Column, Grant, Kind, Row, Table, Unique};
@@ -71,7 +74,7 @@ impl Default for PostgRestSettings {
                 key("demo.authenticated.jwt", Role::Authenticated),
                 key("demo.anon.jwt", Role::Anon),
             ],
-            tables: vec![Table::readings()],
+            tables: vec![Table::readings(), Table::commands()],
         }
     }
 }
@@ -85,6 +88,7 @@ pub struct PostgRest {
 
 #[derive(Debug)]
 struct Project {
+    realtime: Realtime,
     keys: Vec<ApiKey>,
     tables: Mutex<BTreeMap<&'static str, Stored>>,
     max_body_bytes: AtomicUsize,
@@ -94,7 +98,10 @@ struct Project {
 impl PostgRest {
     pub(super) async fn start(settings: PostgRestSettings, spawner: &Spawner) -> io::Result<Self> {
         let tables = settings.tables.into_iter().map(|table| (table.name, Stored::new(table))).collect();
+        let keys = settings.keys.iter().map(|key| key.text.clone()).collect();
+        let realtime = Realtime::new(keys, spawner);
         let project = Arc::new(Project {
+            realtime: realtime.clone(),
             keys: settings.keys,
             tables: Mutex::new(tables),
             max_body_bytes: AtomicUsize::new(usize::MAX),
@@ -103,9 +110,10 @@ impl PostgRest {
         let state = Arc::clone(&project);
         let line = Line::serve(spawner, move |_| {
             Router::new()
-                .route("/rest/v1/{table}", post(serve).fallback(unlike_any_server))
+                .route("/rest/v1/{table}", post(serve).get(select).patch(update).fallback(unlike_any_server))
                 .fallback(unlike_any_server)
                 .with_state(state)
+                .merge(realtime.router())
         })
         .await?;
         Ok(Self { line, project })
@@ -115,6 +123,23 @@ impl PostgRest {
     #[must_use]
     pub fn line(&self) -> &Line {
         &self.line
+    }
+
+    /// Realtime of the same project.
+    #[must_use]
+    pub fn realtime(&self) -> &Realtime {
+        &self.project.realtime
+    }
+
+    /// Inserts a row as the service role, over no line. Realtime tells of it.
+    ///
+    /// # Errors
+    /// What the database says against it.
+    pub fn insert(&self, table: &str, row: &serde_json::Value) -> Result<(), String> {
+        let (body, nothing) = (row.to_string(), BTreeMap::new());
+        let insert = Insert::parse(&HeaderMap::new(), &nothing, body.as_bytes());
+        let inserted = insert.and_then(|insert| self.project.insert(table, &insert, Role::Service));
+        inserted.map(|_| ()).map_err(|refusal| format!("{refusal:?}"))
     }
 
     /// Every row of a table, in the order of arrival. Empty when there is no such table.
@@ -185,8 +210,7 @@ impl Project {
     fn insert(&self, table: &str, insert: &Insert<'_>, role: Role) -> Result<Inserted, Refusal> {
         let mut tables = self.tables();
         let Some(stored) = tables.get_mut(table) else {
-            let message = format!("Could not find the table 'public.{table}' in the schema cache");
-            return Err(Refusal::new(404, "PGRST205", message));
+            return Err(no_such_table(table));
         };
         let plan = insert.plan(&stored.table)?;
         if role != Role::Service && !stored.table.grants.iter().any(|grant| grant.role == role) {
@@ -196,7 +220,42 @@ impl Project {
             return Err(Refusal::new(500, "57014", "canceling statement due to statement timeout"));
         }
         let rows = insert.cells(&stored.table)?;
-        stored.insert(rows, role, plan)
+        let inserted = stored.insert(rows, role, plan)?;
+        let table = stored.table.name;
+        for record in inserted.representation.iter().filter(|_| inserted.new > 0) {
+            self.realtime.inserted(realtime::Inserted { table, record: record.as_str().into() });
+        }
+        Ok(inserted)
+    }
+
+    fn select(&self, table: &str, select: &Select, role: Role) -> Result<Vec<String>, Refusal> {
+        let tables = self.tables();
+        let stored = tables.get(table).ok_or_else(|| no_such_table(table))?;
+        let plan = select.plan(&stored.table)?;
+        if role != Role::Service
+            && !stored.table.grants.iter().any(|grant| grant.role == role && grant.select)
+        {
+            return Err(Refusal::not_allowed(role, format!("permission denied for table {table}")));
+        }
+        let found = stored.select(&plan.filters, plan.order);
+        Ok(found.into_iter().take(plan.limit).map(|at| stored.part(at, &plan.columns)).collect())
+    }
+
+    fn update(&self, table: &str, select: &Select, body: &[u8], role: Role) -> Result<Vec<String>, Refusal> {
+        let mut tables = self.tables();
+        let stored = tables.get_mut(table).ok_or_else(|| no_such_table(table))?;
+        let plan = select.plan(&stored.table)?;
+        let values = select::values(body, &stored.table)?;
+        let may = |grant: &Grant| {
+            let names = values.iter().map(|(at, _)| stored.table.columns[*at].name);
+            grant.role == role && names.into_iter().all(|name| grant.update.contains(&name))
+        };
+        if role != Role::Service && !stored.table.grants.iter().any(may) {
+            return Err(Refusal::not_allowed(role, format!("permission denied for table {table}")));
+        }
+        let found = stored.select(&plan.filters, plan.order);
+        stored.update(&found, &values)?;
+        Ok(found.into_iter().map(|at| stored.part(at, &plan.columns)).collect())
     }
 }
 
@@ -229,6 +288,53 @@ async fn serve(
     served.unwrap_or_else(Refusal::into_reply)
 }
 
+async fn select(
+    State(project): State<Arc<Project>>,
+    Path(table): Path<String>,
+    Query(query): Query<Vec<(String, String)>>,
+    headers: HeaderMap,
+) -> Reply {
+    let served = project.role_of_key(&headers).map(|of_key| {
+        let role = project.role(&headers, of_key)?;
+        project.select(&table, &Select::parse(&query)?, role)
+    });
+    answer(served)
+}
+
+async fn update(
+    State(project): State<Arc<Project>>,
+    Path(table): Path<String>,
+    Query(query): Query<Vec<(String, String)>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Reply {
+    let prefers_rows =
+        text(&headers, "prefer").is_some_and(|prefer| prefer.contains("return=representation"));
+    if !prefers_rows {
+        return unlike_any_server().await;
+    }
+    let served = project.role_of_key(&headers).map(|of_key| {
+        let role = project.role(&headers, of_key)?;
+        project.update(&table, &Select::parse(&query)?, &body, role)
+    });
+    answer(served)
+}
+
+fn answer(served: Result<Result<Vec<String>, Refusal>, Reply>) -> Reply {
+    match served {
+        Err(at_the_gate) => at_the_gate,
+        Ok(Err(refusal)) => refusal.into_reply(),
+        Ok(Ok(rows)) => Reply::json(200, format!("[{}]", rows.join(", \n ")))
+            .with_header("content-range", "*/*")
+            .with_header("vary", "Accept, Prefer, Range"),
+    }
+}
+
+fn no_such_table(table: &str) -> Refusal {
+    let message = format!("Could not find the table 'public.{table}' in the schema cache");
+    Refusal::new(404, "PGRST205", message)
+}
+
 async fn unlike_any_server() -> Reply {
-    Reply::json(501, r#"{"message":"this double of PostgREST inserts JSON, and nothing else"}"#)
+    Reply::json(501, r#"{"message":"this double of PostgREST does not do this"}"#)
 }
