@@ -10,14 +10,17 @@ mod record;
 pub mod rules;
 mod shown;
 mod source;
+mod supabase;
 mod thingspeak;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+pub use self::supabase::SupabaseSource;
 pub use self::thingspeak::{FieldSource, TalkBackSource};
 use crate::clock::Clock;
 use crate::config::{CommandSource, CommandSourceKind};
+use crate::message::DeviceId;
 use crate::sink::SinkError;
 
 pub use command::{Command, FailedIf, NewCommand, Origin, Reply, SharedCommand, Source, State};
@@ -34,6 +37,8 @@ pub enum AnySource {
     TalkBack(Box<TalkBackSource>),
     /// A field of a ThingSpeak channel.
     Field(Box<FieldSource>),
+    /// A Supabase table.
+    Supabase(Box<SupabaseSource>),
 }
 
 /// A source that is set up, and how it is doing.
@@ -43,7 +48,12 @@ pub type Opened = (AnySource, watch::Receiver<SourceStatus>);
 ///
 /// # Errors
 /// What is wrong with a setting.
-pub fn open(settings: &CommandSource, ledger: &Ledger, clock: &Clock) -> Result<Opened, SinkError> {
+pub fn open(
+    settings: &CommandSource,
+    gateway: &DeviceId,
+    ledger: &Ledger,
+    clock: &Clock,
+) -> Result<Opened, SinkError> {
     Ok(match &settings.kind {
         CommandSourceKind::TalkBack(kind) => {
             let (source, status) = TalkBackSource::new(settings, kind, ledger.clone(), clock)?;
@@ -52,6 +62,10 @@ pub fn open(settings: &CommandSource, ledger: &Ledger, clock: &Clock) -> Result<
         CommandSourceKind::Field(kind) => {
             let (source, status) = FieldSource::new(settings, kind, ledger.clone(), clock)?;
             (AnySource::Field(Box::new(source)), status)
+        }
+        CommandSourceKind::Supabase(kind) => {
+            let (source, status) = SupabaseSource::new(settings, kind, gateway, ledger.clone(), clock)?;
+            (AnySource::Supabase(Box::new(source)), status)
         }
     })
 }
@@ -62,6 +76,7 @@ impl AnySource {
         match self {
             Self::TalkBack(source) => source.run(cancel).await,
             Self::Field(source) => source.run(cancel).await,
+            Self::Supabase(source) => source.run(cancel).await,
         }
     }
 }

@@ -20,6 +20,10 @@ pub struct SourceStatus {
     pub held: bool,
     /// What the last failure was, also after it was overcome.
     pub last_error: Option<String>,
+    /// Whether it tells by itself when there is something new; none where it is only asked.
+    pub listens: Option<bool>,
+    /// Why it last did not, also after that was overcome.
+    pub deaf_because: Option<String>,
     /// Commands that it gave and that were accepted.
     pub accepted: u64,
     /// Commands that it gave and that were refused.
@@ -65,6 +69,12 @@ impl Desk {
                 return;
             }
         };
+        self.accept(new).await;
+    }
+
+    /// Takes a command. It is on disk when this returns.
+    pub(super) async fn accept(&self, new: NewCommand) {
+        let (source, reference) = (&self.origin.name, new.origin.reference.clone().unwrap_or_default());
         match self.ledger.accept(new).await {
             Ok(Accepted::New(command)) => {
                 tracing::info!(%source, device = %command.device, command = %command.id, "a command has come");
@@ -76,8 +86,8 @@ impl Desk {
                     NotAccepted::Refused(command) => command.reason.as_deref().unwrap_or_default(),
                     _ => "",
                 };
-                tracing::warn!(%source, reference = %said.reference, %refused, %reason, "a command was refused");
-                self.status.send_modify(|status| status.refused += 1);
+                tracing::warn!(%source, %reference, %refused, %reason, "a command was refused");
+                self.refused();
             }
         }
     }
@@ -112,6 +122,37 @@ impl Desk {
                 }
             }
             (status.well, status.held, status.last_error) = (Some(false), held, Some(text));
+        });
+    }
+
+    /// Something that it gave is no command.
+    pub(super) fn refused(&self) {
+        self.status.send_modify(|status| status.refused += 1);
+    }
+
+    /// Whether it tells by itself when there is something new.
+    pub(super) fn listens(&self, listens: bool) {
+        self.status.send_if_modified(|status| {
+            let changes = status.listens != Some(listens);
+            if changes && listens {
+                tracing::info!(source = %self.origin.name, "new commands are told at once");
+            }
+            status.listens = Some(listens);
+            changes
+        });
+    }
+
+    /// Why it does not, and when that is tried again. Said once for each trouble.
+    pub(super) fn deaf(&self, why: &str, held: bool, wait: Duration) {
+        self.status.send_modify(|status| {
+            if status.deaf_because.as_deref() != Some(why) {
+                let source = &self.origin.name;
+                match held {
+                    true => tracing::error!(%source, %why, ?wait, "new commands are only asked for until this is mended"),
+                    false => tracing::warn!(%source, %why, ?wait, "new commands are only asked for"),
+                }
+            }
+            status.deaf_because = Some(why.to_owned());
         });
     }
 

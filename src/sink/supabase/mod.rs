@@ -4,7 +4,7 @@
 //! `on_conflict` for that key and `ignore-duplicates`: a request whose outcome is unknown is sent again, and
 //! the table holds each reading once (P3). A payload goes in byte for byte as the device sent it.
 
-mod reply;
+pub(crate) mod reply;
 mod rows;
 
 use std::time::Duration;
@@ -101,14 +101,14 @@ fn headers(settings: &config::Supabase) -> Option<HeaderMap> {
     Some(headers)
 }
 
-fn secret_value(text: &str) -> Option<HeaderValue> {
+pub(crate) fn secret_value(text: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(text).ok()?;
     value.set_sensitive(true);
     Some(value)
 }
 
 /// A legacy key is a JWT and works as Bearer; an `sb_…` key is none and must stand in `apikey` alone.
-fn is_jwt(key: &Secret) -> bool {
+pub(crate) fn is_jwt(key: &Secret) -> bool {
     let key = key.expose();
     key.starts_with("eyJ") && key.split('.').count() == 3
 }

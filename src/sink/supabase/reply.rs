@@ -10,18 +10,34 @@ use super::super::{Accepted, SendError, Then};
 
 /// Reads a reply to an insert.
 pub(super) fn classify(reply: &Reply) -> Result<Accepted, SendError> {
-    let retry = |why: String| Err(SendError::Retry { after: reply.retry_after(), why });
     match reply.status {
         413 => return Err(SendError::TooLarge { known: true, why: describe(reply) }),
-        429 => return retry(describe(reply)),
-        _ if reply.is_html() => return retry(format!("not PostgREST's answer: {}", describe(reply))),
+        429 => return Err(SendError::Retry { after: reply.retry_after(), why: describe(reply) }),
+        _ if reply.is_html() => return Err(strange(reply)),
         201 if reply.body.trim().is_empty() || reply.body.starts_with('[') => return Ok(Accepted::Stored),
         // An insert is answered so only by triggers and views; a portal's empty 200 has no range.
         200 | 204 if reply.header(&CONTENT_RANGE).is_some() => return Ok(Accepted::Stored),
-        100..=399 => return retry(format!("not PostgREST's answer: {}", describe(reply))),
+        100..=399 => return Err(strange(reply)),
         _ => {}
     }
     Err(by_code(reply, &code(reply)))
+}
+
+/// Reads a reply that must hold rows: to a question, or to an update that asks for what it has changed.
+pub(crate) fn rows(reply: &Reply) -> Result<&str, SendError> {
+    match reply.status {
+        413 | 429 => {}
+        200 | 206 if !reply.is_html() && reply.body.starts_with('[') => return Ok(&reply.body),
+        100..=399 => return Err(strange(reply)),
+        _ if reply.is_html() => return Err(strange(reply)),
+        _ => {}
+    }
+    Err(by_code(reply, &code(reply)))
+}
+
+fn strange(reply: &Reply) -> SendError {
+    let why = format!("not PostgREST's answer: {}", describe(reply));
+    SendError::Retry { after: reply.retry_after(), why }
 }
 
 fn by_code(reply: &Reply, code: &str) -> SendError {
@@ -34,11 +50,11 @@ fn by_code(reply: &Reply, code: &str) -> SendError {
     match (reply.status, code) {
         // Some servers refuse good tokens as "issued at future" now and then.
         (401, "PGRST303") => doubtful(1, Then::Hold),
-        (401..=403, "42501") => hold("the key may not insert here (row-level security, or no grant)"),
+        (401..=403, "42501") => hold("the key may not do this (row-level security, or no grant)"),
         (401..=403, _) => hold("the key is not accepted"),
         // The statement timeout: too many rows, or a table that is locked while somebody migrates it.
         (_, "57014") => SendError::TooLarge { known: false, why },
-        (_, "25006") | (408 | 425, _) => retry(),
+        (_, "25006") | (408 | 425 | 429, _) => retry(),
         (_, "23503") => hold("a row that this one refers to is missing"),
         (_, "PGRST100" | "PGRST122" | "PGRST204") => hold("the table does not fit the settings"),
         (404, _) => hold("there is no such table"),
