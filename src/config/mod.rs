@@ -5,10 +5,9 @@
 
 mod access;
 mod api;
-mod commands;
-mod firmware;
 mod command_sources;
 mod commands;
+mod firmware;
 mod listener;
 mod parse;
 mod rules;

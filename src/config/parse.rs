@@ -9,10 +9,9 @@ use figment::value::{Dict, Value};
 
 use super::access::{DoorSettings, access, client_auth, device_match};
 use super::api::api;
-use super::commands::commands;
-use super::firmware::firmware;
 use super::command_sources::command_sources;
 use super::commands::commands;
+use super::firmware::firmware;
 use super::listener::{limits, listener, plain, websocket};
 use super::rules::rules;
 use super::sessions::{retained, sessions};

@@ -2,10 +2,9 @@
 
 mod access;
 mod api;
-mod commands;
-mod firmware;
 mod command_source;
 mod commands;
+mod firmware;
 mod listener;
 mod retained;
 mod rule;
@@ -19,10 +18,9 @@ use std::time::Duration;
 
 pub use access::*;
 pub use api::*;
-pub use commands::*;
-pub use firmware::*;
 pub use command_source::*;
 pub use commands::*;
+pub use firmware::*;
 pub use listener::*;
 pub use retained::*;
 pub use rule::*;

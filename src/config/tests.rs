@@ -441,6 +441,9 @@ fn what_cannot_serve_firmware_is_a_problem() {
     }
     let good = good("[firmware]\naddress = \"[::]:8485\"\nversion_topic = \"tele/{device}/fw\"\n").firmware;
     assert_eq!(good.version_topic.as_str(), "tele/{device}/fw");
+}
+
+#[test]
 fn a_rule_has_one_condition_and_something_that_it_brings_about() {
     let rule = |text: &str| format!("[[rule]]\nname = \"r\"\nfield = \"co\"\n{text}");
     let config = good(&rule(
