@@ -12,7 +12,9 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod commands;
 mod peers;
+mod realtime;
 
 use std::path::Path;
 

@@ -32,7 +32,7 @@ pub(crate) struct Postgres {
 }
 
 impl Postgres {
-    /// Starts one with the table of `packaging/supabase/schema.sql`.
+    /// Starts one with the tables of `packaging/supabase/schema.sql`.
     pub(crate) fn start() -> Self {
         let made = as_postgres("mktemp", &["-d"]);
         let postgres = Self { directory: text(&made).trim().into(), port: free_port() };
@@ -67,9 +67,17 @@ impl Postgres {
     /// # Errors
     /// What the database says against it.
     pub(crate) fn sql_as(&self, role: &str, statement: &str) -> Result<(), String> {
+        self.rows_as(role, statement).map(|_| ())
+    }
+
+    /// The same, with its rows.
+    ///
+    /// # Errors
+    /// What the database says against it.
+    pub(crate) fn rows_as(&self, role: &str, statement: &str) -> Result<Vec<String>, String> {
         let output = self.psql(&["-c", &format!("set role {role}"), "-c", statement]);
         if output.status.success() {
-            Ok(())
+            Ok(text(&output).lines().map(str::to_owned).collect())
         } else {
             Err(String::from_utf8_lossy(&output.stderr).into_owned())
         }
@@ -146,13 +154,24 @@ impl Lite {
 
     /// A token of a role, signed as a project signs.
     pub(crate) fn token(role: &str) -> String {
+        Self::token_with(role, "")
+    }
+
+    /// The same for the gateway with this name.
+    pub(crate) fn token_with(role: &str, gateway_id: &str) -> String {
         const SIGN: &str = "
             const part = object => Buffer.from(JSON.stringify(object)).toString('base64url');
-            const [role, secret] = process.argv.slice(1);
-            const body = part({ alg: 'HS256', typ: 'JWT' }) + '.' + part({ role, iat: 1, exp: 4102444800 });
+            const [role, gateway_id, secret] = process.argv.slice(1);
+            const claims = { role, gateway_id, iat: 1, exp: 4102444800 };
+            const body = part({ alg: 'HS256', typ: 'JWT' }) + '.' + part(claims);
             const mac = require('crypto').createHmac('sha256', secret).update(body).digest('base64url');
             process.stdout.write(body + '.' + mac);";
-        text(&Command::new("node").args(["-e", SIGN, role, JWT_SECRET]).output().expect("node starts"))
+        text(
+            &Command::new("node")
+                .args(["-e", SIGN, role, gateway_id, JWT_SECRET])
+                .output()
+                .expect("node starts"),
+        )
     }
 
     fn wait_until_it_serves(&mut self) {
