@@ -157,21 +157,16 @@ impl Lite {
         Self::token_with(role, "")
     }
 
-    /// The same for the gateway with this name.
-    pub(crate) fn token_with(role: &str, gateway_id: &str) -> String {
+    /// The same for the gateway, or the person, with this name.
+    pub(crate) fn token_with(role: &str, name: &str) -> String {
         const SIGN: &str = "
             const part = object => Buffer.from(JSON.stringify(object)).toString('base64url');
-            const [role, gateway_id, secret] = process.argv.slice(1);
-            const claims = { role, gateway_id, iat: 1, exp: 4102444800 };
+            const [role, sub, secret] = process.argv.slice(1);
+            const claims = { role, sub, gateway_id: sub, iat: 1, exp: 4102444800 };
             const body = part({ alg: 'HS256', typ: 'JWT' }) + '.' + part(claims);
             const mac = require('crypto').createHmac('sha256', secret).update(body).digest('base64url');
             process.stdout.write(body + '.' + mac);";
-        text(
-            &Command::new("node")
-                .args(["-e", SIGN, role, gateway_id, JWT_SECRET])
-                .output()
-                .expect("node starts"),
-        )
+        text(&Command::new("node").args(["-e", SIGN, role, name, JWT_SECRET]).output().expect("node starts"))
     }
 
     fn wait_until_it_serves(&mut self) {
