@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::firmware::{self, Firmware};
 use crate::forwarder::ForwarderStatus;
 use crate::message::{DeviceId, Seq};
-use crate::relay::{self, Ledger};
+use crate::relay::{self, Ledger, SourceStatus};
 
 /// Dead letters that one answer holds at most: each may be as large as a packet.
 const MAX_LETTERS: usize = 1_000;
@@ -49,6 +49,8 @@ pub struct Handles {
     pub certificates: watch::Receiver<CertificateFigures>,
     /// Commands for devices.
     pub ledger: Ledger,
+    /// Where they come from, by the names of the sources.
+    pub command_sources: BTreeMap<String, watch::Receiver<SourceStatus>>,
     /// Releases of firmware, and what is known of that of the devices.
     pub firmware: Firmware,
 }
@@ -91,6 +93,8 @@ pub struct Status {
     pub certificates: CertificateFigures,
     /// Commands for devices.
     pub commands: relay::Figures,
+    /// How each source of them is doing.
+    pub command_sources: BTreeMap<String, SourceStatus>,
     /// Firmware over the air.
     pub firmware: firmware::Figures,
 }
@@ -170,6 +174,11 @@ impl Handles {
             broker: self.broker.figures(),
             certificates: self.certificates.borrow().clone(),
             commands: self.ledger.figures(),
+            command_sources: self
+                .command_sources
+                .iter()
+                .map(|(name, handle)| (name.clone(), handle.borrow().clone()))
+                .collect(),
             firmware: self.firmware.figures(),
         }
     }

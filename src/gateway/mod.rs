@@ -8,6 +8,7 @@ pub mod owner;
 mod reload;
 mod rest;
 mod signals;
+mod sources;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -197,6 +198,7 @@ impl Gateway {
             refusals.clone(),
             ledger.clone(),
         );
+        let command_sources = sources::start(&config, &ledger, &clock, &tasks);
 
         let listeners = bind_all(&config)?;
         let rest = rest::bind(&config, &tls, &refusals);
@@ -213,6 +215,7 @@ impl Gateway {
             buffer,
             broker,
             ledger,
+            command_sources,
             forwarders,
             certificates,
             firmware: ota.firmware(),

@@ -111,6 +111,11 @@ impl Ledger {
         Ok(())
     }
 
+    /// Resolves when it knows what an earlier process had. Cancel-safe.
+    pub async fn loaded(&self) {
+        self.0.ready.wait().await;
+    }
+
     /// A ledger that knows what an earlier process had. Waits until the store is open.
     ///
     /// # Errors

@@ -112,9 +112,14 @@ impl SupabaseSource {
     }
 
     pub(super) async fn run(self, cancel: CancellationToken) {
+        let work = async {
+            // Who does not know its commands would give them up.
+            self.desk.ledger.loaded().await;
+            tokio::join!(self.listen(), self.look(), self.tell());
+        };
         tokio::select! {
             () = cancel.cancelled() => {}
-            _ = async { tokio::join!(self.listen(), self.look(), self.tell()) } => {}
+            () = work => {}
         }
     }
 
