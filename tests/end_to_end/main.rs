@@ -24,5 +24,6 @@ mod refused;
 mod reload;
 mod revocation;
 mod sending;
+mod supabase_commands;
 mod tight_loop;
 mod websocket;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value;
-use tampu::demo::cloud::{Cloud, CloudSettings, Row, ThingSpeakSettings};
+use tampu::demo::cloud::{Cloud, CloudSettings, PostgRest, Row, ThingSpeakSettings};
 use tokio::runtime::Runtime;
 
 pub(crate) struct LocalCloud {
@@ -41,6 +41,30 @@ impl LocalCloud {
              write_key = \"{}\"\nfields = {{ field1 = \"t\" }}\ninterval = \"100ms\"\n",
             settings.channel, settings.write_key
         )
+    }
+
+    /// The settings of a source that takes commands from the other table of that schema.
+    pub(crate) fn supabase_commands(&self) -> String {
+        let url = self.cloud.supabase.line().url();
+        format!(
+            "[[command_source]]\nname = \"cloud\"\ntype = \"supabase\"\nurl = \"{url}\"\n\
+             key = \"sb_secret_demo\"\ninterval = \"1s\"\n"
+        )
+    }
+
+    /// Somebody wants something done.
+    pub(crate) fn insert_command(&self, row: &Value) {
+        self.cloud.supabase.insert("commands", row).expect("the table takes it");
+    }
+
+    /// A column of every command, in the order of their ids.
+    pub(crate) fn commands(&self, column: &str) -> Vec<Option<String>> {
+        let rows = self.cloud.supabase.rows("commands");
+        rows.iter().map(|row| row.text(column).map(str::to_owned)).collect()
+    }
+
+    pub(crate) fn supabase(&self) -> &PostgRest {
+        &self.cloud.supabase
     }
 
     pub(crate) fn go_away(&self) {
