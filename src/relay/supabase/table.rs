@@ -68,8 +68,8 @@ impl Outcome {
         Self {
             status: state.as_str(),
             command_id: Some(id.to_string()),
-            reason: reason.map(storable),
-            result: result.map(storable),
+            reason: reason.as_deref().map(storable),
+            result: result.as_deref().map(storable),
             attempts,
             accepted_at: at(State::Queued),
             sent_at: at(State::Sent),
@@ -80,12 +80,12 @@ impl Outcome {
 
     /// That of a row that is no command of the ledger's.
     pub(super) fn ended(state: State, reason: &str) -> Self {
-        Self { status: state.as_str(), reason: Some(storable(reason.to_owned())), ..Self::default() }
+        Self { status: state.as_str(), reason: Some(storable(reason)), ..Self::default() }
     }
 }
 
 /// PostgreSQL's texts hold no NUL (22P05).
-fn storable(text: String) -> String {
+fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 

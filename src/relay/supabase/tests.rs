@@ -13,7 +13,7 @@ use crate::demo::cloud::{
     ApiKey, Cloud, CloudSettings, Fault, PostgRestSettings, Realtime, Reply, Role, Row,
 };
 use crate::message::Qos;
-use crate::relay::{SharedCommand, Wanted};
+use crate::relay::{Said, SharedCommand, Wanted};
 use crate::tasks::{Stage, Tasks};
 
 mod troubles;
@@ -28,7 +28,7 @@ struct Bench {
     ledger: Ledger,
     status: watch::Receiver<SourceStatus>,
     token_file: std::path::PathBuf,
-    _buffer: Buffer,
+    buffer: Buffer,
     _tasks: Tasks,
     _dir: TempDir,
 }
@@ -77,7 +77,7 @@ impl Bench {
         let tasks = Tasks::default();
         let spawner = tasks.spawner(Stage::Forwarders);
         spawner.essential("source", source.run(spawner.cancelled().clone()));
-        Self { cloud, ledger, status, token_file, _buffer: buffer, _tasks: tasks, _dir: dir }
+        Self { cloud, ledger, status, token_file, buffer, _tasks: tasks, _dir: dir }
     }
 
     fn realtime(&self) -> &Realtime {
@@ -111,7 +111,8 @@ impl Bench {
 
 fn insert(cloud: &Cloud, more: Value) {
     let mut row = json!({ "gateway_id": "gw", "device": "lamp", "payload": "on" });
-    row.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let Value::Object(more) = more else { panic!("{more} is no row") };
+    row.as_object_mut().unwrap().extend(more);
     cloud.supabase.insert("commands", &row).unwrap();
 }
 
@@ -143,7 +144,15 @@ async fn a_row_rings_becomes_a_command_and_is_told_each_step() {
     bench.ledger.acked(command.id);
     bench.row_in_status(0, "acked").await;
     let lamp = DeviceId::parse("lamp").unwrap();
-    bench.ledger.replied(&lamp, "lamp/done", None, b"bright\0");
+    let said = Said {
+        device: &lamp,
+        topic: "lamp/done",
+        correlation: None,
+        payload: b"bright\0",
+        is_repetition: false,
+        is_unrepeatable: false,
+    };
+    bench.ledger.replied(&said, &mut bench.buffer.writer()).unwrap();
     let row = bench.row_in_status(0, "done").await;
     assert_eq!(row.text("attempts"), Some("1"));
     assert!(row.text("result").is_some_and(|result| result.starts_with("bright")), "{row:?}");

@@ -237,7 +237,7 @@ impl Socket<'_> {
         let fits = |wanted: &&Wanted| {
             let passes = |(column, value): &(String, String)| match &record[column] {
                 Value::String(text) => text == value,
-                other => other.to_string() == *value,
+                other => *value == other.to_string().as_str(),
             };
             wanted.table == row.table && wanted.filter.as_ref().is_none_or(passes)
         };
