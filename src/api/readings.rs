@@ -204,7 +204,11 @@ async fn search(
 ) -> Result<Option<Seq>, Problem> {
     let begun = Instant::now();
     for _ in 0..MAX_LOOKS {
-        let look = tokio::time::timeout(DISK_DEADLINE, rest.parts.handles.buffer.look(end)).await;
+        let look = async {
+            let _turn = rest.look.acquire().await.expect("it is never closed");
+            rest.parts.handles.buffer.look(end).await
+        };
+        let look = tokio::time::timeout(DISK_DEADLINE, look).await;
         let no_answer = || Problem::unavailable("the store does not answer now; try again");
         let look = look.map_err(|_| no_answer())??.ok_or_else(no_answer)?;
         for reading in look.readings {

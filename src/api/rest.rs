@@ -10,7 +10,7 @@ use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{HeaderValue, Method, Uri};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::Response;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -59,6 +59,8 @@ pub(super) struct Rest {
     pub(super) parts: Parts,
     pub(super) limits: Limits,
     pub(super) answers: Answers,
+    /// One at a time looks into the store, whose thread has readings to write.
+    pub(super) look: Semaphore,
 }
 
 impl Rest {
@@ -74,7 +76,12 @@ impl Rest {
 
 /// The routes of the API.
 pub fn router(parts: Parts, settings: &config::Api) -> Router {
-    let rest = Arc::new(Rest { parts, limits: Limits::new(settings), answers: Answers::default() });
+    let rest = Arc::new(Rest {
+        parts,
+        limits: Limits::new(settings),
+        answers: Answers::default(),
+        look: Semaphore::new(1),
+    });
     let (v1, mut document) = v1().split_for_parts();
     openapi::complete(&mut document);
     let document = openapi::Document::new(&document);

@@ -100,6 +100,7 @@ impl Bench {
             buffer: buffer.clone(),
             broker,
             ledger,
+            command_sources: BTreeMap::new(),
             forwarders: BTreeMap::new(),
             command_sources: BTreeMap::new(),
             certificates: watch::channel(CertificateFigures::default()).1,

@@ -17,7 +17,7 @@ pub struct Look {
 }
 
 impl Buffer {
-    /// The newest readings with numbers below `end`, or of all: some 32 KiB of them, compressed, as they are on disk.
+    /// The newest readings with numbers below `end`, or of all: some 32 KiB of them, compressed, and no more than 32 blocks.
     /// The store's thread looks no longer than that at a time. `None` while the store is in trouble.
     ///
     /// # Errors

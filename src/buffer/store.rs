@@ -35,6 +35,8 @@ const READING: &str = "reading from the store";
 const FETCH_BYTES: usize = 64 * 1024;
 /// About so many compressed bytes are looked at at once: the store's thread has other things to do.
 const LOOK_BYTES: usize = 32 * 1024;
+/// And so many blocks: at a quiet pace each holds a reading or two.
+const LOOK_BLOCKS: usize = 32;
 
 /// Why the store did not do what it was told.
 #[derive(Debug, thiserror::Error)]
@@ -325,11 +327,11 @@ impl Store {
         Ok(fetched)
     }
 
-    /// The newest blocks that begin before `end`, the newest first, about [`LOOK_BYTES`] of them, and where to look on
+    /// The newest blocks that begin before `end`, the newest first, about [`LOOK_BYTES`] of them and at most [`LOOK_BLOCKS`], and where to look on
     /// for older ones. A block that is torn is passed over: who looks waits for none.
     pub(super) fn look(&self, end: Seq) -> Result<(Vec<Block>, Option<Seq>), StoreError> {
         let (mut blocks, mut bytes, mut end) = (Vec::new(), 0, end);
-        while bytes < LOOK_BYTES {
+        while bytes < LOOK_BYTES && blocks.len() < LOOK_BLOCKS {
             let Some(first) = self.block_at_or_before(end.saturating_sub(1))?.filter(|first| *first < end)
             else {
                 return Ok((blocks, None));

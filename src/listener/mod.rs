@@ -47,8 +47,8 @@ pub use channel::Channel;
 pub use stream::Stream;
 pub use websocket::WebSocket;
 
-/// Open files that the rest of the program needs: the store, the sinks' connections, the API.
-const RESERVED_FILES: u64 = 64;
+/// Open files that the rest of the program needs: the store, the sinks' connections, those of the API and of firmware.
+const RESERVED_FILES: u64 = 256;
 /// After an error of accept(2), such as one for want of file descriptors: others may be closed meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often such an error is logged.

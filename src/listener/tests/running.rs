@@ -327,8 +327,8 @@ async fn at_the_end_the_door_closes_first_and_then_the_connections() {
 fn connections_leave_files_for_the_rest_of_the_program() {
     for (connections, files, allowed) in [
         (10_000, 524_288, 10_000),
-        (10_000, 10_064, 10_000),
-        (10_000, 1_024, 960),
+        (10_000, 10_256, 10_000),
+        (10_000, 1_024, 768),
         (100, 60, 30),
         (5, u64::MAX, 5),
     ] {
