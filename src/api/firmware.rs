@@ -88,12 +88,13 @@ impl From<firmware::Release> for Release {
 #[serde(deny_unknown_fields)]
 pub(super) struct Described {
     /// The group or the device that it is for, or `*`.
-    #[param(min_length = 1, max_length = 64)]
+    #[param(min_length = 1, max_length = 64, pattern = "^([*]|[A-Za-z0-9_:@-][A-Za-z0-9_.:@-]*)$")]
     r#for: String,
     /// Its version, as the devices tell it.
     #[param(min_length = 1, max_length = 64, pattern = "^[!-~]{1,64}$")]
     version: String,
     /// Who gets it first: a share such as `10%`, or names such as `a,b`; without it all.
+    #[param(pattern = "^((100|[1-9][0-9]?)%|[A-Za-z0-9_:@-]{1,64}(,[A-Za-z0-9_:@-]{1,64})*)$")]
     rollout: Option<String>,
     /// `program`, which it is unless told, or `file_system`.
     #[param(value_type = Option<String>, pattern = "^(program|file_system)$")]
@@ -112,6 +113,7 @@ pub(super) struct Described {
 #[serde(deny_unknown_fields)]
 pub(super) struct Promotion {
     /// A share such as `50%`, or names such as `a,b`; without it all.
+    #[schema(pattern = "^((100|[1-9][0-9]?)%|[A-Za-z0-9_:@-]{1,64}(,[A-Za-z0-9_:@-]{1,64})*)$")]
     rollout: Option<String>,
 }
 

@@ -96,7 +96,7 @@ pub struct Figures {
     pub not_modified: u64,
     /// Requests for images that are damaged.
     pub damaged: u64,
-    /// What is wrong, for somebody to mend.
+    /// What was found to be wrong within the last hour, for somebody to mend.
     pub troubles: Vec<String>,
 }
 

@@ -41,10 +41,11 @@ struct World {
 
 impl World {
     async fn new() -> Self {
-        Self::with(SETTINGS).await
+        Self::with(SETTINGS, PATIENCE).await
     }
 
-    async fn with(settings: &str) -> Self {
+    /// `stall`: so long a device may take nothing.
+    async fn with(settings: &str, stall: Duration) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = Config::from_toml(settings).unwrap_or_else(|invalid| panic!("{invalid}"));
         let clock =
@@ -67,7 +68,8 @@ impl World {
             refusals: refusals.clone(),
             clock,
         });
-        let limits = web::Limits { connections: 300, connections_per_address: 300, ..web::Limits::default() };
+        let limits =
+            web::Limits { connections: 300, connections_per_address: 300, stall, ..web::Limits::default() };
         let server =
             web::Server::bind("127.0.0.1:0".parse().unwrap(), None, limits, refusals.clone()).unwrap();
         let (address, tasks) = (server.local_addr().unwrap(), Tasks::default());
@@ -467,4 +469,27 @@ async fn what_is_known_of_devices_survives_a_restart_and_what_they_are_told_foll
     let kept = world.firmware.store().read_states();
     let lamp = kept.get(&device("lamp")).unwrap();
     assert_eq!(lamp.version.as_ref().unwrap().as_str(), "1.9");
+}
+
+#[tokio::test]
+async fn a_device_that_takes_nothing_of_its_image_gives_up_its_place() {
+    let world = World::with(SETTINGS, Duration::from_millis(300)).await;
+    // More than the sockets of both sides take.
+    let mut image = vec![0; 24 << 20];
+    image[0] = 0xE9;
+    let room = Room { max_image_bytes: 1 << 30, ..ROOM };
+    let added =
+        world.firmware.store().add(&image[..], new_release("all", "2"), room, OffsetDateTime::UNIX_EPOCH);
+    added.unwrap();
+    world.look();
+    let mut silent = world.connect().await;
+    silent.write_all(world.idf("GET", "").as_bytes()).await.unwrap();
+    let cut = |state: &DeviceState| {
+        let offered = state.offers.get(&Kind::Program);
+        offered.is_some_and(|offered| offered.sent_at.is_some() && !offered.is_complete())
+    };
+    world.wait_for_state("it is given up", cut).await;
+    assert_eq!(world.firmware.figures().downloads, 0);
+    let state = world.firmware.states().remove(0).1;
+    assert!(state.offers[&Kind::Program].sent < image.len() as u64);
 }
