@@ -290,7 +290,7 @@ impl Shared {
             states.changed = false;
             states.clone()
         };
-        if let Err(error) = self.store.keep_states(copy) {
+        if let Err(error) = self.store.keep_states(&copy) {
             // It is tried again with the next change.
             self.tell(format!("what is known of the firmware of devices cannot be written: {error}"));
         }

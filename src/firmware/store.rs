@@ -133,16 +133,25 @@ impl Store {
         States::clone(&Document::open(&self.dir).content())
     }
 
-    /// Keeps what is known of the firmware of devices.
+    /// Keeps what is known of the firmware of devices. A damaged file gives way: what is known now is all that there is.
     ///
     /// # Errors
     /// Those of the file system.
-    pub(super) fn keep_states(&self, states: States) -> Result<(), StoreError> {
+    pub(super) fn keep_states(&self, states: &States) -> Result<(), StoreError> {
         self.make_directories()?;
-        Document::update(&self.dir, |kept| {
-            *kept = states;
-            Ok(())
-        })
+        let keep = || {
+            Document::update(&self.dir, |kept: &mut States| {
+                kept.clone_from(states);
+                Ok::<_, DocumentError>(())
+            })
+        };
+        if let Err(DocumentError::Unusable { file, copy, wrong }) = keep() {
+            tracing::warn!(file = %file.display(), %wrong, "it is set aside");
+            let aside = file.with_extension("json.damaged");
+            set_aside(&file, &copy, &aside).map_err(io_error("setting aside", &file))?;
+            keep()?;
+        }
+        Ok(())
     }
 
     /// Where an image is.
@@ -326,6 +335,16 @@ impl Store {
             }
         }
     }
+}
+
+fn set_aside(file: &Path, copy: &Path, aside: &Path) -> io::Result<()> {
+    for result in [fs::rename(file, aside), fs::remove_file(copy)] {
+        match result {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Whether somebody holds it who has not given it a name yet.

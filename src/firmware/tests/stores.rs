@@ -119,6 +119,25 @@ fn nobody_waits_for_an_image_that_comes_slowly() {
     assert_eq!((release.id, images_in(dir.path())), (3, 2));
 }
 
+#[test]
+fn what_was_known_of_devices_is_set_aside_when_it_is_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::new(dir.path());
+    let mut states = States::default();
+    states.told(&device("plug"), Some(7));
+    states.changed = false;
+    store.keep_states(&states).unwrap();
+    let (file, copy) =
+        (dir.path().join("firmware/devices.json"), dir.path().join("firmware/devices.json.copy"));
+    fs::write(&file, b"{").unwrap();
+    assert_eq!(store.read_states(), states, "the copy is there");
+    fs::write(&copy, b"{").unwrap();
+    assert_eq!(store.read_states(), States::default());
+    store.keep_states(&states).unwrap();
+    assert_eq!(store.read_states(), states);
+    assert_eq!(fs::read(dir.path().join("firmware/devices.json.damaged")).unwrap(), b"{");
+}
+
 /// Holds nothing, and something happens when that is found out.
 struct Meanwhile<F>(Option<F>);
 
