@@ -119,10 +119,7 @@ impl Authenticator {
     }
 
     fn by_key(&self, rules: &Authorizer, shown: &Credentials<'_>) -> Result<Principal, Denied> {
-        let (key, user) = match (shown.password, shown.user) {
-            (Some(password), user) if keys::is_key(password) => (password, user),
-            (_, user) => (user.unwrap_or_default().as_bytes(), None),
-        };
+        let (key, user) = keys::shown(shown.user, shown.password);
         let checked = keys::check(rules.devices(), key, user, self.0.clock.certainly_past());
         let (device, key) = checked.map_err(|detail| Denied {
             claimed: keys::claimed(rules.devices(), key).cloned(),

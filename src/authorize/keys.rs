@@ -14,9 +14,12 @@ use crate::config::Secret;
 use crate::message::DeviceId;
 
 /// What every key begins with, so that one that has leaked is recognised.
-const PREFIX: &str = "tampu_";
+pub(super) const PREFIX: &str = "tampu_";
 
 const ID_BYTES: usize = 4;
+
+/// What of a key is no secret: the prefix, the id, and what divides it from the rest.
+pub(super) const PUBLIC_BYTES: usize = PREFIX.len() + 2 * ID_BYTES + 1;
 
 const SECRET_BYTES: usize = 32;
 
@@ -136,6 +139,14 @@ pub(super) fn make_secret(prefix: &str, is_new: impl Fn(&str) -> bool) -> Result
     fill(&mut secret)?;
     let text = Secret::new(format!("{prefix}{id}_{}", URL_SAFE_NO_PAD.encode(secret)));
     Ok((id, text))
+}
+
+/// Of a user name and a password, what stands where a key may stand, and the user name if it stands beside it.
+pub(super) fn shown<'a>(user: Option<&'a str>, password: Option<&'a [u8]>) -> (&'a [u8], Option<&'a str>) {
+    match (password, user) {
+        (Some(password), user) if is_key(password) => (password, user),
+        (_, user) => (user.unwrap_or_default().as_bytes(), None),
+    }
 }
 
 /// Whether a text has the form of a key.

@@ -3,12 +3,13 @@
 //! What no rule allows is refused. The rules, in the order in which they are asked; the first that speaks decides:
 //!
 //! 1. Nobody publishes to `$…` or subscribes to `$…`: those topics are the gateway's own (MQTT 3.1.1, 4.7.2).
-//! 2. What a token says of itself (see `token`).
-//! 3. The `[[acl]]` rules of the configuration, in the order of the file; then the topics of `[anonymous]`.
-//! 4. A device that has shown who it is publishes and subscribes below its own name: `{device}/#`.
-//! 5. A stream that is `open_to` a device takes its publishes.
+//! 2. With the profile of the message gateway, its topics are for who has the key in them (see [`keyed`]).
+//! 3. What a token says of itself (see `token`).
+//! 4. The `[[acl]]` rules of the configuration, in the order of the file; then the topics of `[anonymous]`.
+//! 5. A device that has shown who it is publishes and subscribes below its own name: `{device}/#`.
+//! 6. A stream that is `open_to` a device takes its publishes.
 //!
-//! An anonymous device has rules 3 and 5 only, and only where they name it: `*` means every device that has shown
+//! An anonymous device has rules 4 and 6 only, and only where they name it: `*` means every device that has shown
 //! who it is.
 //!
 //! A subscription with wildcards is allowed by the first rule that speaks of *all* that it can match. What another
@@ -19,6 +20,7 @@ mod authenticator;
 mod document;
 mod identity;
 mod jwt;
+pub mod keyed;
 mod keys;
 pub(crate) mod log_limit;
 mod passwords;

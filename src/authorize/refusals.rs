@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::FutureExt as _;
 
+use super::keyed;
 use super::log_limit::LogLimit;
 pub use crate::audit::Whom;
 use crate::audit::{Audit, Event};
@@ -115,6 +116,8 @@ refusals! {
     PacketTooLarge = "packet_too_large",
     /// A publish to a topic that the device may not publish to.
     PublishNotAllowed = "publish_not_allowed",
+    /// A phone of the message gateway announces itself with another client id than its own.
+    AnnouncementWrong = "announcement_wrong",
     /// A retained message beyond the bounds of what is retained: it is delivered and not kept, or not taken.
     RetainedFull = "retained_full",
     /// A will for which there was no room, neither on disk nor in memory.
@@ -205,7 +208,8 @@ impl Refusals {
             WITNESSED.try_with(|refused| refused.set(true)).ok();
         }
         let Some(unlogged_before) = self.0.log.admit(&(whom.peer.to_canonical(), reason)) else { return };
-        let start = |text: &str, chars| text.chars().take(chars).collect::<String>();
+        // A peer may put its key anywhere.
+        let start = |text: &str, chars| keyed::masked(text).chars().take(chars).collect::<String>();
         let detail = start(detail, MAX_DETAIL_CHARS);
         let client_id = whom.client_id.map(|id| start(id, MAX_CLIENT_ID_CHARS));
         tracing::warn!(

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::identity::{Door, Identity, IdentityKind, Principal, Proof};
 use super::jwt::TokenKeys;
+use super::keyed;
 use super::refusals::Refusal;
 use super::registry::Devices;
 use super::token::{ANY_QOS, Word};
@@ -69,6 +70,8 @@ pub struct Decision {
 pub enum Cause {
     /// Topics that begin with `$` are the gateway's own (MQTT 3.1.1, 4.7.2).
     GatewaysOwn,
+    /// The topics of the message gateway are for who has logged in with the key in them.
+    MessageGateway,
     /// The rule with this number in the token.
     Token(u16),
     /// The token lists what is allowed, and this is not in the list.
@@ -225,6 +228,12 @@ impl Authorizer {
         Ok(())
     }
 
+    /// Whether topics may hold API keys: see [`keyed`].
+    #[must_use]
+    pub fn has_keyed_topics(&self) -> bool {
+        self.0.access.keyed_topics
+    }
+
     /// The kinds of identity that a listener takes, the one that wins first.
     #[must_use]
     pub fn identities(&self, door: Door) -> &[IdentityKind] {
@@ -256,6 +265,11 @@ impl Rules {
         };
         if is_gateways {
             return Decision::no(Cause::GatewaysOwn);
+        }
+        if self.access.keyed_topics
+            && let Some(allowed) = keyed::decide(&who.identity, wish)
+        {
+            return Decision { allowed, ..Decision::yes(Cause::MessageGateway) };
         }
         match who.claims.as_ref().map(|claims| claims.word(wish)) {
             Some(Word::Said { allowed, number }) => {

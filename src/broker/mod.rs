@@ -60,6 +60,7 @@ mod message;
 mod outbox;
 mod pace;
 mod payload;
+mod phones;
 mod publisher;
 mod registry;
 mod retained;
@@ -87,6 +88,7 @@ use self::figures::Counters;
 use self::history::Histories;
 use self::inside::Ears;
 use self::pace::Paces;
+use self::phones::Phones;
 use self::registry::{Ended, Registry};
 use self::retained::Retained;
 use self::stream::Streams;
@@ -105,6 +107,7 @@ use crate::relay::Ledger;
 
 pub use self::figures::Figures;
 pub use self::inside::Heard;
+pub use self::phones::Announced;
 
 /// The other end of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,6 +163,7 @@ struct Shared {
     refusals: Refusals,
     counters: Counters,
     ears: Ears,
+    phones: Phones,
     /// A device that connects again and again does not fill the log.
     log: LogLimit<(DeviceId, IpAddr, Moment)>,
 }
@@ -216,6 +220,7 @@ impl Broker {
             refusals,
             counters: Counters::default(),
             ears: Ears::default(),
+            phones: Phones::default(),
             log: LogLimit::default(),
         });
         shared.ledger.deliver_by(Box::new(Post(Arc::downgrade(&shared))));

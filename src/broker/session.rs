@@ -1,5 +1,6 @@
 //! One connection of one client, from CONNECT to its end: one task, and next to no memory while it is idle.
 
+mod announcing;
 mod answering;
 mod arrivals;
 mod commanding;
@@ -301,7 +302,8 @@ impl Session {
             && (self.version == Version::V5 || self.owed.len() < self.broker.limits.max_inflight.into())
     }
 
-    fn take(&mut self, packet: Packet, received: Stamp, out: &mut BytesMut) -> Result<(), End> {
+    fn take(&mut self, mut packet: Packet, received: Stamp, out: &mut BytesMut) -> Result<(), End> {
+        self.outlet.turn_inward(&mut packet);
         match packet {
             Packet::Publish(publish) => self.take_publish(publish, received),
             Packet::Ack(ack) => self.take_ack(ack, out),

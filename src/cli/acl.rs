@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{ConfigArg, EXIT_USAGE, told_once};
-use crate::authorize::{Authorizer, Cause, Decision, Door, IdentityKind, Principal, Registry};
+use crate::authorize::{Authorizer, Cause, Decision, Door, IdentityKind, Principal, Registry, keyed};
 use crate::config::{Config, RuleOrigin};
 use crate::message::{DeviceId, Qos, Topic, TopicFilter};
 
@@ -19,7 +19,7 @@ pub(super) enum Command {
     Test(TestArgs),
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(super) struct TestArgs {
     /// The device's name
     #[arg(value_parser = DeviceId::parse)]
@@ -53,9 +53,13 @@ enum Action {
 
 pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
     let Command::Test(args) = command;
+    let args = &mut args.clone();
     let file = args.config.file();
     let config = args.config.load()?;
     let devices = Registry::read(&config.data_dir)?;
+    if config.access.keyed_topics {
+        args.topic = keyed::turned(&devices, &args.device, &args.topic);
+    }
     let is_disabled = devices.device(&args.device).is_some_and(|known| known.disabled);
     let authorizer =
         Authorizer::with(&config.access, &config.streams, devices.into(), std::sync::Arc::default());
@@ -137,6 +141,9 @@ fn told(decision: &Decision, config: &Config, file: Option<&Path>) -> String {
     let file = file.map_or("the configuration".to_owned(), |file| file.display().to_string());
     match decision.cause {
         Cause::GatewaysOwn => "topics that begin with $ are the gateway's own".to_owned(),
+        Cause::MessageGateway => {
+            "topics of the message gateway are for who logs in with the API key in them".to_owned()
+        }
         Cause::Rule(RuleOrigin::Acl(number)) => format!("{file}: [[acl]] number {number} says so"),
         Cause::Rule(RuleOrigin::Anonymous) => format!("{file}: [anonymous] says so"),
         Cause::OwnTopics => "by default a device has the topics below its own name".to_owned(),

@@ -60,6 +60,7 @@ pub(super) fn access(root: &mut Table, doors: &[DoorSettings]) -> Access {
         doors: doors.iter().filter_map(listed).collect(),
         issuers: issuers(root),
         certificate_name: certificate_name(root.table("access")),
+        keyed_topics: false,
     };
     if access.issuers.is_empty() && access.doors.values().flatten().any(|kind| *kind == IdentityKind::Jwt) {
         root.missing("jwt", "no token can be checked without a [[jwt]] that says with which key");

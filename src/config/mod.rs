@@ -9,6 +9,7 @@ mod command_sources;
 mod commands;
 mod firmware;
 mod listener;
+mod messages;
 mod parse;
 mod rules;
 mod secret;
@@ -126,7 +127,7 @@ fn unreadable(file: &Path, error: &std::io::Error) -> Invalid {
 
 /// A variable with one underscore where two divide the table from the key: it would be passed over.
 fn half_written(name: &str) -> Option<Problem> {
-    const TABLES: [&str; 16] = [
+    const TABLES: [&str; 17] = [
         "GATEWAY",
         "LOG",
         "PKI",
@@ -137,6 +138,7 @@ fn half_written(name: &str) -> Option<Problem> {
         "SESSIONS",
         "RETAINED",
         "COMMANDS",
+        "MESSAGES",
         "ACCESS",
         "ANONYMOUS",
         "BUFFER",

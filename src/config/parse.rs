@@ -13,6 +13,7 @@ use super::command_sources::command_sources;
 use super::commands::commands;
 use super::firmware::firmware;
 use super::listener::{limits, listener, plain, websocket};
+use super::messages::{Profile, messages, profile};
 use super::rules::rules;
 use super::sessions::{retained, sessions};
 use super::sinks::sinks;
@@ -41,7 +42,7 @@ pub(super) fn config(figment: &Figment) -> Result<(Config, Vec<Problem>), Invali
         }
     };
     let mut root = Table::new(String::new(), values, &mut notes);
-    let (gateway_id, data_dir, shutdown_timeout) = gateway(root.table("gateway"));
+    let (gateway_id, data_dir, shutdown_timeout, profile) = gateway(root.table("gateway"));
     let log = log(root.table("log"));
     let pki = pki(root.table("pki"));
     let listener = listener(root.table("listener"));
@@ -69,10 +70,11 @@ pub(super) fn config(figment: &Figment) -> Result<(Config, Vec<Problem>), Invali
         identities: Some(&firmware.identities),
         client_auth: client_auth(Some(&firmware.identities)),
     }));
-    let access = access(&mut root, &doors);
+    let mut access = access(&mut root, &doors);
     let sessions = sessions(root.table("sessions"));
     let retained = retained(root.table("retained"));
     let commands = commands(root.table("commands"));
+    let messages = messages(&mut root, profile, &mut access, &commands);
     let streams = streams(&mut root);
     let buffer = buffer(root.table("buffer"));
     let clock = clock(root.table("clock"));
@@ -94,6 +96,7 @@ pub(super) fn config(figment: &Figment) -> Result<(Config, Vec<Problem>), Invali
         sessions,
         retained,
         commands,
+        messages,
         access,
         streams,
         buffer,
@@ -107,7 +110,7 @@ pub(super) fn config(figment: &Figment) -> Result<(Config, Vec<Problem>), Invali
     Ok((config, notes.problems))
 }
 
-fn gateway(mut table: Table) -> (DeviceId, PathBuf, Duration) {
+fn gateway(mut table: Table) -> (DeviceId, PathBuf, Duration, Option<Profile>) {
     let id = table.parsed("id", DeviceId::parse).unwrap_or_else(host_id);
     let data_dir = table.path("data_dir").or_else(default_data_dir);
     if data_dir.is_none() {
@@ -115,8 +118,9 @@ fn gateway(mut table: Table) -> (DeviceId, PathBuf, Duration) {
     }
     let shutdown_timeout =
         table.duration("shutdown_timeout", SECOND..=HOUR).unwrap_or(Duration::from_secs(20));
+    let profile = profile(&mut table);
     table.finish();
-    (id, data_dir.unwrap_or_default(), shutdown_timeout)
+    (id, data_dir.unwrap_or_default(), shutdown_timeout, profile)
 }
 
 /// The host's name, as far as it can be a device name.

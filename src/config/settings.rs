@@ -6,6 +6,7 @@ mod command_source;
 mod commands;
 mod firmware;
 mod listener;
+mod messages;
 mod retained;
 mod rule;
 mod sessions;
@@ -22,6 +23,7 @@ pub use command_source::*;
 pub use commands::*;
 pub use firmware::*;
 pub use listener::*;
+pub use messages::*;
 pub use retained::*;
 pub use rule::*;
 pub use sessions::*;
@@ -58,6 +60,8 @@ pub struct Config {
     pub retained: Retained,
     /// Commands for devices.
     pub commands: Commands,
+    /// Text messages for phones, with the profile of the message gateway.
+    pub messages: Option<Messages>,
     /// Who may do what.
     pub access: Access,
     /// Which publishes are readings.

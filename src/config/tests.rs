@@ -37,7 +37,9 @@ fn every_commented_value_of_the_example_is_understood() {
             || setting
                 .split_once(" = ")
                 .is_some_and(|(key, _)| key.chars().all(|c| c.is_lowercase() || c == '_' || c.is_numeric()));
-        if is_setting && !setting.starts_with("hmac") {
+        // Alternatives, and what wants others.
+        let is_left_out = ["hmac", "profile"].iter().any(|name| setting.starts_with(name));
+        if is_setting && !is_left_out {
             text.push_str(setting);
             text.push('\n');
         }
@@ -554,5 +556,27 @@ fn a_table_at_supabase_is_a_source_of_commands() {
     ] {
         let found = problems(&text);
         assert!(found.iter().any(|problem| problem.contains(expected)), "{text}: {found:?}");
+}
+
+#[test]
+fn the_message_gateway_is_turned_on_by_its_profile_and_needs_api_keys() {
+    let listener = "[listener]\nidentities = [\"certificate\", \"api_key\"]\n";
+    let profile = "[gateway]\nprofile = \"message-gateway\"\n";
+    let config = good(&format!("{profile}{listener}[messages]\nretries = 5\n"));
+    assert_eq!(config.messages, Some(Messages { retries: 5, ..Messages::default() }));
+    assert!(config.access.keyed_topics);
+    let without = good(&format!("{listener}[messages]\nretries = 5\n"));
+    assert!(without.messages.is_none() && !without.access.keyed_topics);
+    let short = good(&format!("{profile}{listener}[commands]\nmax_good_for = \"5m\"\n"));
+    assert_eq!(short.messages.unwrap().good_for, Duration::from_secs(300));
+    for (text, expected) in [
+        (profile, "needs a listener that lets devices in with API keys"),
+        ("[gateway]\nprofile = \"sms\"", "message-gateway"),
+        ("[messages]\nretries = 11", "messages.retries"),
+        ("[messages]\nmax_characters = 0", "messages.max_characters"),
+        ("[messages]\ngood_for = \"25h\"", "messages.good_for"),
+    ] {
+        let found = problems(text);
+        assert!(found.iter().any(|problem| problem.contains(expected)), "{expected}: {found:#?}");
     }
 }

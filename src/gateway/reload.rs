@@ -9,7 +9,7 @@ impl Gateway {
     pub(super) async fn reload(&mut self, log_changed: &impl Fn(&config::Log)) {
         let file = self.file.clone();
         // It reads files.
-        let new = match tokio::task::spawn_blocking(move || Config::load(file.as_deref())).await {
+        let mut new = match tokio::task::spawn_blocking(move || Config::load(file.as_deref())).await {
             Ok(Ok(new)) => new,
             Ok(Err(invalid)) => {
                 tracing::error!("the new configuration is not valid; the old one stays in force:\n{invalid}");
@@ -30,6 +30,8 @@ impl Gateway {
             Err(panic) => tracing::error!(%panic, "reading the certificates"),
         }
         let late = needs_restart(&self.config, &new);
+        // Connections that are there, and the rest of the gateway, go by what it was at the start.
+        new.access.keyed_topics = self.config.access.keyed_topics;
         if new.log != self.config.log {
             log_changed(&new.log);
         }
@@ -69,6 +71,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("commands", old.commands != new.commands),
         ("buffer", old.buffer != new.buffer),
         ("clock", old.clock != new.clock),
+        ("gateway.profile, messages", old.messages != new.messages),
         ("api", old.api != new.api),
         ("firmware", old.firmware != new.firmware),
         ("sink", old.sinks != new.sinks),

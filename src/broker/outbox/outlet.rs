@@ -1,12 +1,14 @@
 //! How messages are written for one client: its version, its largest packet, its topic aliases.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use bytes::BytesMut;
 
 use super::queue::Parcel;
+use crate::authorize::keyed::KeyedTopics;
 use crate::broker::message::Remaining;
-use crate::broker::wire::{self, Ack, AckKind, Answer, Connect, Delivery, Reason, Version};
+use crate::broker::wire::{self, Ack, AckKind, Answer, Connect, Delivery, Packet, Reason, Version};
 use crate::clock::Clock;
 use crate::message::Qos;
 
@@ -36,6 +38,8 @@ pub(in crate::broker) struct Outlet {
     version: Version,
     max_packet_bytes: Option<u32>,
     aliases: Option<Box<Aliases>>,
+    /// Of topics that may hold API keys, this client is shown its own.
+    keyed: Option<Box<KeyedTopics>>,
 }
 
 /// The topics that the client knows by number: the first ones that came, as devices hear few.
@@ -46,12 +50,31 @@ struct Aliases {
 }
 
 impl Outlet {
-    pub(in crate::broker) fn new(connect: &Connect) -> Self {
+    pub(in crate::broker) fn new(connect: &Connect, keyed: Option<Box<KeyedTopics>>) -> Self {
         let max = connect.topic_alias_maximum.min(MAX_ALIASES);
         Self {
             version: connect.version,
             max_packet_bytes: connect.max_packet_bytes,
             aliases: (max > 0).then(|| Box::new(Aliases { max, topics: HashMap::new() })),
+            keyed,
+        }
+    }
+
+    /// Turns the topics that the client has written into those of the gateway: no API key goes on from here.
+    pub(in crate::broker) fn turn_inward(&self, packet: &mut Packet) {
+        let Some(keyed) = &self.keyed else { return };
+        let turn = |topic: &mut String| {
+            if let Cow::Owned(turned) = keyed.inward(topic) {
+                *topic = turned;
+            }
+        };
+        match packet {
+            Packet::Publish(publish) => turn(&mut publish.topic),
+            Packet::Subscribe(subscribe) => {
+                subscribe.filters.iter_mut().for_each(|wanted| turn(&mut wanted.filter));
+            }
+            Packet::Unsubscribe(unsubscribe) => unsubscribe.filters.iter_mut().for_each(turn),
+            Packet::Ack(_) | Packet::PingReq | Packet::Disconnect(_) | Packet::Auth => {}
         }
     }
 
@@ -106,8 +129,12 @@ impl Outlet {
         out: &mut BytesMut,
     ) -> Result<(), Unsendable> {
         debug_assert_eq!(packet_id == 0, *qos == Qos::AtMostOnce);
+        let topic = match &self.keyed {
+            Some(keyed) => keyed.outward(&message.topic),
+            None => Cow::Borrowed(message.topic.as_str()),
+        };
         let mut delivery = Delivery {
-            topic: &message.topic,
+            topic: &topic,
             topic_alias: None,
             payload: &message.payload,
             properties: message.properties.as_deref(),

@@ -30,7 +30,7 @@ fn parcel(payload: &str, qos: Qos) -> Parcel {
 }
 
 fn outlet(version: Version, max_packet_bytes: Option<u32>, topic_alias_maximum: u16) -> Outlet {
-    Outlet::new(&Connect {
+    let connect = Connect {
         version,
         client_id: String::new(),
         clean_start: true,
@@ -45,7 +45,8 @@ fn outlet(version: Version, max_packet_bytes: Option<u32>, topic_alias_maximum: 
         will: None,
         user_name: None,
         password: None,
-    })
+    };
+    Outlet::new(&connect, None)
 }
 
 fn settled(number: u64) -> Settled {

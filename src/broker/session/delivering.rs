@@ -135,7 +135,7 @@ impl Session {
     }
 
     /// Puts a message into the session's own mailbox, if there is room.
-    fn put_own(&mut self, parcel: Parcel) -> Result<(), Full> {
+    pub(super) fn put_own(&mut self, parcel: Parcel) -> Result<(), Full> {
         if !self.mailbox.is_kept() || parcel.qos == Qos::AtMostOnce {
             return match self.mailbox.put(parcel) {
                 Put::Dropped(full) => Err(full),

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::answering::Owing;
 use super::arrivals::Arrivals;
 use super::{End, Session};
+use crate::authorize::keyed::{KeyedTopics, masked};
 use crate::authorize::refusals::{Refusal, Whom};
 use crate::authorize::{Cause, Principal};
 use crate::broker::connection::Connection;
@@ -19,7 +20,7 @@ use crate::broker::outbox::{Left, MAX_IN_FLIGHT, Outlet};
 use crate::broker::publisher::Publisher;
 use crate::broker::registry::{Entered, SessionKey, Wanted};
 use crate::broker::will::{Departure, Fate, fate};
-use crate::broker::wire::{Answer, ConnAck, Connect, Reason, Version, Will};
+use crate::broker::wire::{Answer, ConnAck, Connect, Password, Reason, Version, Will};
 use crate::broker::{Moment, Shared, kept, testament};
 use crate::buffer::{Change, Mark, SubmitError, Wait, Writer};
 
@@ -39,6 +40,10 @@ impl Session {
         address: SocketAddr,
         connect: &mut Connect,
     ) -> Result<Welcome, End> {
+        let keyed = broker.keyed_topics(&who, connect);
+        if let (Some(keyed), Some(will)) = (&keyed, &mut connect.will) {
+            will.topic = keyed.inward(&will.topic).into_owned();
+        }
         check_will(broker, &who, connect.will.as_deref())?;
         let assigned = connect.client_id.is_empty().then(|| broker.client_id());
         let client_id: Arc<str> = assigned.as_deref().unwrap_or(&connect.client_id).into();
@@ -75,7 +80,7 @@ impl Session {
             aliases: None,
             mailbox,
             line,
-            outlet: Outlet::new(connect),
+            outlet: Outlet::new(connect, keyed),
             max_in_flight: connect.receive_maximum.min(MAX_IN_FLIGHT),
             mail: true,
             commands: true,
@@ -157,7 +162,8 @@ impl Session {
     pub(in crate::broker) fn tell_of(&self, connect: &Connect) {
         let (device, peer) = (&self.key.identity.device, self.publisher.address);
         if let Some(unlogged_before) = self.broker.may_log(Moment::Connected, device, peer) {
-            let (client_id, version) = (&self.key.client_id, connect.version);
+            // Some phones use their key for everything.
+            let (client_id, version) = (masked(&self.key.client_id), connect.version);
             let keep_alive_s = connect.keep_alive;
             tracing::info!(%device, ?client_id, ?version, %peer, keep_alive_s, unlogged_before, "connected");
         }
@@ -202,6 +208,7 @@ impl Session {
     /// The connection has ended, and perhaps the session with it.
     pub(super) fn leave(&mut self) {
         self.broker.posts.remove(&self.key.identity.device, &self.line);
+        self.broker.phones.remove(&self.key.identity.device, &self.line);
         let now = self.broker.clock.stamp();
         let mut changes = std::mem::take(&mut self.backlog);
         if !self.is_known
@@ -250,6 +257,15 @@ impl Session {
             self.refuse(Refusal::SubscribeNotAllowed, &subscription.filter.to_string());
         }
         Ok(())
+    }
+}
+
+impl Shared {
+    /// How the client's topics are turned, if those of the message gateway are in use.
+    fn keyed_topics(&self, who: &Principal, connect: &Connect) -> Option<Box<KeyedTopics>> {
+        let password = connect.password.as_ref().map(Password::expose);
+        let keyed = || KeyedTopics::new(who, connect.user_name.as_deref(), password);
+        self.rules().authorizer.has_keyed_topics().then(|| Box::new(keyed()))
     }
 }
 

@@ -86,6 +86,7 @@ impl Session {
             self.parked = Some(Box::new(Parked { publish, received }));
             return Ok(());
         };
+        self.take_announcement(&publish)?;
         let (qos, packet_id) = (publish.qos, publish.packet_id);
         let kind = match qos {
             Qos::AtMostOnce => return self.publish_at_most_once(&route, publish, received),

@@ -65,6 +65,8 @@ pub struct Access {
     pub issuers: Vec<TokenIssuer>,
     /// What in a certificate is the device's name.
     pub certificate_name: CertificateName,
+    /// Whether topics below `devices/` and `server/auth/` are those of the message gateway.
+    pub keyed_topics: bool,
 }
 
 impl std::fmt::Display for CertificateName {
