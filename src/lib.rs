@@ -41,6 +41,8 @@ pub mod web;
 
 pub mod firmware;
 
+pub mod messages;
+
 pub mod api;
 
 pub mod gateway;

@@ -24,9 +24,11 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("forwarder", &["message", "config", "clock", "tasks", "buffer", "sink"]),
     ("web", &["message", "config", "clock", "tasks", "pki", "authorize"]),
     ("firmware", &["message", "config", "clock", "authorize", "web"]),
+    ("messages", &["message", "config", "clock", "authorize", "relay"]),
     (
         "api",
         &[
+            "messages",
             "message",
             "config",
             "clock",

@@ -27,7 +27,7 @@ use crate::relay::{
 };
 
 /// How long a command may wait for room on disk.
-const ACCEPT_DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const ACCEPT_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a request may wait for the end of a command: it holds one of few connections.
 const MAX_WAIT_S: u32 = 5;
 

@@ -181,7 +181,7 @@ fn must_be_of(devices: &crate::authorize::Devices, name: &DeviceId, id: &str) ->
     }
 }
 
-fn lasting(expires_in: Option<u64>) -> Result<Option<Duration>, Problem> {
+pub(super) fn lasting(expires_in: Option<u64>) -> Result<Option<Duration>, Problem> {
     match expires_in {
         Some(0) => Err(Problem::invalid("expires_in is at least 1 second")),
         expires_in => shape::seconds(expires_in),

@@ -18,10 +18,14 @@ use super::access::{self, Guards};
 use super::idempotency::{self, Answers};
 use super::limits::Limits;
 use super::problem::{Kind, Problem};
-use super::{Handles, Switches, commands, devices, firmware, health, keys, openapi, readings, sinks, store};
+use super::{
+    Handles, Switches, commands, devices, firmware, health, keys, messages, openapi, phones, readings, sinks,
+    store,
+};
 use crate::audit::Audit;
 use crate::authorize::refusals::Refusals;
 use crate::config::{self, ClientAuth};
+use crate::messages::Messages;
 use crate::pki::{Pki, ServerTls};
 
 /// The largest body of a request.
@@ -42,6 +46,8 @@ pub struct Parts {
     pub client_auth: ClientAuth,
     /// Where the registry of devices is.
     pub data_dir: PathBuf,
+    /// Text messages, with the profile of the message gateway.
+    pub messages: Option<Messages>,
     /// Who may ask.
     pub guards: watch::Receiver<Guards>,
     /// Told when the registry was changed, so that the change is in force at once.
@@ -82,7 +88,11 @@ pub fn router(parts: Parts, settings: &config::Api) -> Router {
         answers: Answers::default(),
         look: Semaphore::new(1),
     });
-    let (v1, mut document) = v1().split_for_parts();
+    let described = match rest.parts.messages {
+        Some(_) => v1().merge(message_gateway()),
+        None => v1(),
+    };
+    let (v1, mut document) = described.split_for_parts();
     openapi::complete(&mut document);
     let document = openapi::Document::new(&document);
     let guarded = v1
@@ -132,6 +142,18 @@ pub(super) fn v1() -> OpenApiRouter<Arc<Rest>> {
         .routes(routes!(store::figures))
         .routes(routes!(store::dead_letters));
     OpenApiRouter::with_openapi(openapi::head()).nest("/api/v1", v1)
+}
+
+/// What the profile of the message gateway adds.
+pub(super) fn message_gateway() -> OpenApiRouter<Arc<Rest>> {
+    OpenApiRouter::new()
+        .routes(routes!(messages::create))
+        .routes(routes!(messages::list))
+        .routes(routes!(messages::one))
+        .routes(routes!(phones::list, phones::create))
+        .routes(routes!(phones::api_keys, phones::add_api_key))
+        .routes(routes!(phones::rotate_api_key))
+        .routes(routes!(phones::revoke_api_key))
 }
 
 async fn nothing_there(uri: Uri) -> Problem {

@@ -556,6 +556,7 @@ fn a_table_at_supabase_is_a_source_of_commands() {
     ] {
         let found = problems(&text);
         assert!(found.iter().any(|problem| problem.contains(expected)), "{text}: {found:?}");
+    }
 }
 
 #[test]

@@ -30,6 +30,7 @@ use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::forwarder::{Forwarder, ForwarderStatus};
 use crate::listener::{Entrance, Listener, Way};
+use crate::messages::Messages;
 use crate::pki::{Pki, PkiError, ServerTls};
 use crate::relay::Ledger;
 use crate::sink;
@@ -239,9 +240,11 @@ impl Gateway {
             accepting.essential(name, listener.run(entrance.clone(), serve, sessions, cancel));
             tracing::info!(%address, data = %config.data_dir.display(), "accepting devices ({name})");
         }
+        let messages = start_messages(&config, &handles, &tasks);
         if let Some(bound) = rest {
             let needed = rest::Needed {
                 handles: &handles,
+                messages,
                 pki: &pki,
                 tls: &tls,
                 access: &access,
@@ -381,6 +384,16 @@ fn start_service(tasks: &Tasks, handles: &Handles, tls: &ServerTls, data_dir: &P
             service.cancelled().clone(),
         ),
     );
+}
+
+/// Tries messages again that came to nothing, with the profile of the message gateway.
+fn start_messages(config: &Config, handles: &Handles, tasks: &Tasks) -> Option<Messages> {
+    let broker = handles.broker.clone();
+    let announced = move || broker.announced().into_iter().map(|announced| announced.device).collect();
+    let messages = Messages::new(handles.ledger.clone(), config.messages.clone()?, announced);
+    let service = tasks.spawner(Stage::Service);
+    service.essential("messages", messages.clone().run(service.cancelled().clone()));
+    Some(messages)
 }
 
 fn say_what_is_wrong(config: &Config, pki: &Pki, tls: &ServerTls) {

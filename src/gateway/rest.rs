@@ -7,6 +7,7 @@ use crate::api::{self, Handles, Parts, Switches};
 use crate::audit::Audit;
 use crate::authorize::refusals::Refusals;
 use crate::config::{ClientAuth, Config};
+use crate::messages::Messages;
 use crate::pki::{Pki, ServerTls};
 use crate::tasks::{Stage, Tasks};
 use crate::web::{self, Server};
@@ -14,6 +15,7 @@ use crate::web::{self, Server};
 /// What it needs of the others.
 pub(super) struct Needed<'a> {
     pub(super) handles: &'a Handles,
+    pub(super) messages: Option<Messages>,
     pub(super) pki: &'a Pki,
     pub(super) tls: &'a ServerTls,
     pub(super) access: &'a AccessControl,
@@ -66,9 +68,10 @@ pub(super) fn start(
     config: &Config,
     tasks: &Tasks,
 ) {
-    let Needed { handles, pki, tls, access, switches, refusals, audit } = needed;
+    let Needed { handles, messages, pki, tls, access, switches, refusals, audit } = needed;
     let parts = Parts {
         handles: handles.clone(),
+        messages,
         pki: pki.clone(),
         tls: tls.clone(),
         client_auth: config.listener.client_auth,

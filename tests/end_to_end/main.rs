@@ -19,6 +19,7 @@ mod every_refusal;
 mod firmware;
 mod identities;
 mod kept;
+mod messages;
 mod plain;
 mod refused;
 mod reload;
