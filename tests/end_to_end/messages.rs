@@ -85,7 +85,7 @@ impl Api {
 
 fn try_login(gateway: &Gateway, client_id: &str, key: &str) -> Result<Device, ConnectionError> {
     let tls = without_certificate(&gateway.home.path("data/pki/ca.pem"));
-    Device::try_login(gateway.address, Some(&tls), client_id, Some(("", key)))
+    Device::try_login(gateway.address, Some(&tls), client_id, Some((&key[6..14], key)))
 }
 
 /// A phone that is let in and listens to what it may.
