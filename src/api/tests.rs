@@ -100,7 +100,6 @@ impl Bench {
             buffer: buffer.clone(),
             broker,
             ledger,
-            command_sources: BTreeMap::new(),
             forwarders: BTreeMap::new(),
             command_sources: BTreeMap::new(),
             certificates: watch::channel(CertificateFigures::default()).1,
@@ -112,6 +111,7 @@ impl Bench {
         let registry_changed = Arc::new(Notify::new());
         let parts = Parts {
             handles,
+            messages: None,
             tls: pki.server_tls(),
             pki,
             client_auth: ClientAuth::Required,

@@ -20,7 +20,9 @@ pub struct Announced {
 
 /// As many as there are connections, at most.
 #[derive(Debug, Default)]
-pub(super) struct Phones(Mutex<HashMap<DeviceId, Vec<(Arc<Line>, Announced)>>>);
+pub(super) struct Phones(Mutex<ByDevice>);
+
+type ByDevice = HashMap<DeviceId, Vec<(Arc<Line>, Announced)>>;
 
 impl Phones {
     /// False if it had announced itself on this connection before.
@@ -45,7 +47,7 @@ impl Phones {
         }
     }
 
-    fn phones(&self) -> MutexGuard<'_, HashMap<DeviceId, Vec<(Arc<Line>, Announced)>>> {
+    fn phones(&self) -> MutexGuard<'_, ByDevice> {
         self.0.lock().expect("no panic under this lock")
     }
 }

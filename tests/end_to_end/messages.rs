@@ -171,7 +171,7 @@ fn a_message_waits_for_its_phone_through_a_kill_and_comes_with_the_new_key() {
     let api = Api::of(&gateway);
     let old = api.phone("phone-1");
     let waiting = api.send("waits", Some("phone-1"));
-    let token = api.token.clone();
+    let token = api.token;
     let gateway = gateway.kill().start();
     let api = Api::again(&gateway, token.clone());
     let made = api.post(&format!("/devices/phone-1/api-keys/{}/rotate", &old[6..14]), &json!({}));
