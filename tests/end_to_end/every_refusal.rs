@@ -11,11 +11,12 @@ use rustix::net::{AddressFamily, SocketType, bind, socket};
 use serde_json::Value;
 use time::Duration as Days;
 
+use super::firmware::{ask, firmware_address, httpupdate};
 use super::identities::{SECRET, signed_token};
 use super::plain::address;
 use crate::harness::authority::Authority;
 use crate::harness::mqtt::{Credentials, Device, without_certificate};
-use crate::harness::{Gateway, Home, PATIENCE};
+use crate::harness::{Gateway, Home, PATIENCE, utf8};
 
 /// Small bounds: they are to be reached.
 const SETTINGS: &str = r#"
@@ -43,17 +44,22 @@ max_messages = 1
 
 [sessions]
 max_kept = 1
+
+[firmware]
+address = "127.0.0.1:0"
 "#;
 
 /// Reasons that take a fault of the gateway, its disk or its clock, or a load that another test makes anyway; and
 /// the test that meets each.
-const ELSEWHERE: [(&str, &str); 6] = [
+const ELSEWHERE: [(&str, &str); 8] = [
     ("TooManyHandshakes", "src/listener/tests/running.rs"),
     ("TlsUnavailable", "src/listener/tests/door.rs"),
     ("ClockNotSynchronized", "src/authorize/tests/tokens.rs"),
     ("PasswordsBusy", "src/authorize/tests/identities.rs"),
     ("not_ready", "src/broker/tests/kept_sessions.rs"),
     ("will_lost", "src/broker/tests/wills.rs"),
+    ("api_too_fast", "src/api/tests/faults.rs"),
+    ("too_many_downloads", "src/firmware/tests/serving.rs"),
 ];
 
 /// Of whom the log tells: the device that was shown, the one that was only said, the client id.
@@ -71,6 +77,8 @@ struct Scene {
     authority: Authority,
     pump: Credentials,
     key: String,
+    /// For the API; it is good for one thing.
+    token: String,
 }
 
 impl Scene {
@@ -88,9 +96,14 @@ impl Scene {
         }
         assert!(home.tampu(&["device", "disable", "eve"]).status.success());
         let key = home.tampu_with(&["key", "add", "lamp"], "").trim().to_owned();
+        let token =
+            home.tampu_with(&["token", "create", "store", "--scope", "buffer:read"], "").trim().to_owned();
+        let image = home.path("program.bin");
+        std::fs::write(&image, [0xE9, 0, 0]).unwrap();
+        home.tampu_with(&["firmware", "add", utf8(&image), "--for", "fan", "--version", "2"], "");
         let gateway = home.start();
         let plain = address(&gateway, "plain");
-        Self { gateway, plain, authority, pump, key }
+        Self { gateway, plain, authority, pump, key, token }
     }
 
     /// A device shows its certificate, and is not served.
@@ -114,6 +127,18 @@ impl Scene {
 
     fn logs_in(&self, user: &str, password: &str) {
         self.sends(self.plain, &connect(4, 0xc2, 60, "phone", &[user, password]));
+    }
+
+    fn asks_the_api(&self, token: &str, path: &str) {
+        let request = format!("GET {path} HTTP/1.0\r\nHost: gw\r\nAuthorization: Bearer {token}\r\n\r\n");
+        self.sends(address(&self.gateway, "api"), request.as_bytes());
+    }
+
+    /// The fan asks for firmware, and does not get it.
+    fn fan_asks(&self, request: &str) {
+        let fan = Credentials { ca: self.pump.ca.clone(), ..self.device("fan") };
+        let (head, body) = ask(firmware_address(&self.gateway), &fan.tls(), request);
+        assert!(!head.contains(" 200 ") && body.len() < 100, "{head}");
     }
 
     /// Bob is let in, and does this.
@@ -273,13 +298,26 @@ const IN_SESSION: &[Case] = &[
     }),
 ];
 
+/// At the listeners for HTTP.
+const OVER_HTTP: &[Case] = &[
+    ("api_token_wrong", NOBODY, |s| s.asks_the_api("x", "/api/v1/buffer")),
+    ("api_scope_missing", NOBODY, |s| s.asks_the_api(&s.token, "/api/v1/devices")),
+    ("api_request_wrong", NOBODY, |s| s.asks_the_api(&s.token, "/api/v1/nothing")),
+    ("firmware_not_allowed", [Some("fan"), None, None], |s| {
+        s.fan_asks(&httpupdate("1", "").replace("/me", "/lamp"));
+    }),
+    ("firmware_unfit", [Some("fan"), None, None], |s| {
+        s.fan_asks(&httpupdate("1", "").replace("1310720", "2"))
+    }),
+];
+
 /// Connections of which no more is known than where they come from.
 const TOO_MANY: [&str; 3] = ["too_many_connections", "too_many_connections_of_address", "too_many_connects"];
 
 #[test]
 fn every_refusal_is_counted_and_logged_and_recorded_with_who_it_was() {
     let scene = Scene::start();
-    let cases: Vec<_> = [AT_THE_DOOR, AT_CONNECT, IN_SESSION].concat();
+    let cases: Vec<_> = [AT_THE_DOOR, AT_CONNECT, OVER_HTTP, IN_SESSION].concat();
     for (reason, _, provoke) in &cases {
         provoke(&scene);
         scene.gateway.wait_for_status(reason, |status| {

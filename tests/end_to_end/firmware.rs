@@ -31,13 +31,13 @@ fn write(home: &Home, name: &str, image: &[u8]) -> PathBuf {
     path
 }
 
-fn firmware_address(gateway: &Gateway) -> SocketAddr {
+pub(super) fn firmware_address(gateway: &Gateway) -> SocketAddr {
     let status = gateway.home.status().unwrap();
     status["more_listeners"]["firmware"].as_str().unwrap().parse().unwrap()
 }
 
 /// The head and the body of an answer, after which the gateway has closed the connection.
-fn ask(address: SocketAddr, tls: &Arc<ClientConfig>, request: &str) -> (String, Vec<u8>) {
+pub(super) fn ask(address: SocketAddr, tls: &Arc<ClientConfig>, request: &str) -> (String, Vec<u8>) {
     let socket = TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let connection = ClientConnection::new(Arc::clone(tls), ServerName::from(address.ip())).unwrap();
@@ -51,7 +51,7 @@ fn ask(address: SocketAddr, tls: &Arc<ClientConfig>, request: &str) -> (String, 
 }
 
 /// As `HTTPUpdate` of the ESP32 core writes it; `more`: what its program adds.
-fn httpupdate(version: &str, more: &str) -> String {
+pub(super) fn httpupdate(version: &str, more: &str) -> String {
     format!(
         "GET /firmware/me HTTP/1.0\r\nHost: 127.0.0.1:8485\r\nUser-Agent: ESP32-http-Update\r\nConnection: close\r\n\
          {more}Cache-Control: no-cache\r\nx-ESP32-STA-MAC: 24:6F:28:AE:52:7C\r\nx-ESP32-AP-MAC: 24:6F:28:AE:52:7D\r\n\
