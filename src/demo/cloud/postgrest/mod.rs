@@ -6,6 +6,7 @@
 
 mod insert;
 mod refusal;
+mod schema;
 mod select;
 mod table;
 mod value;
