@@ -34,13 +34,13 @@ impl Session {
 
     /// False when there is no room for more.
     fn take_command(&mut self, command: &SharedCommand) -> Result<bool, End> {
-        let Some(parcel) = self.parcel(command)? else { return Ok(true) };
         let held = self.mailbox.held_by(&self.line).ok_or(End::TakenOver)?;
         let has_window = held.has_window(self.max_in_flight);
         drop(held);
         if !has_window {
             return Ok(false);
         }
+        let Some(parcel) = self.parcel(command)? else { return Ok(true) };
         let Ok(number) = self.mailbox.reserve(&parcel) else { return Ok(false) };
         let (id, qos) = (command.id, parcel.qos);
         let is_kept = self.mailbox.is_kept() && qos != Qos::AtMostOnce;
