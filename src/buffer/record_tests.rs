@@ -93,6 +93,28 @@ async fn nothing_is_waited_for_when_nothing_was_submitted() {
     assert_eq!(buffer.records(Table::Queued).await.unwrap().len(), 1);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_wait_for_company_closes_its_group_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let patient = config::Buffer {
+        ack_delay: Duration::from_secs(3_600),
+        qos0_window: Duration::from_secs(3_600),
+        ..settings()
+    };
+    let (buffer, _) = Buffer::open(dir.path(), &patient, &[]).unwrap();
+    let mut writer = buffer.writer();
+    for n in 0..3 {
+        let waits = writer.submit(None, vec![Change::Put(key(2 * n), vec![])], Wait::ForAck).unwrap();
+        let urgent = writer.submit(None, vec![Change::Put(key(2 * n + 1), vec![])], Wait::Now).unwrap();
+        assert_eq!(waits.mark, urgent.mark, "it takes along what is there");
+        tokio::time::timeout(Duration::from_secs(60), writer.until_durable(urgent.mark))
+            .await
+            .unwrap()
+            .unwrap();
+    }
+    assert_eq!(buffer.records(Table::Queued).await.unwrap().len(), 6);
+}
+
 async fn queued(buffer: &Buffer) -> Vec<(u64, Vec<u8>)> {
     let records = buffer.records(Table::Queued).await.unwrap();
     records

@@ -511,3 +511,71 @@ async fn a_command_that_could_never_arrive_or_be_answered_is_refused() {
     deaf.reply.as_mut().unwrap().topic = Topic::parse("lamp/reply").unwrap();
     assert_eq!(refusal(deaf).await, "no rule lets plug publish its reply to lamp/reply");
 }
+
+#[tokio::test]
+async fn a_command_waits_in_the_ledger_while_the_queue_of_its_client_is_full() {
+    let sessions = config::Sessions { max_queued_messages: 1, ..config::Sessions::default() };
+    let gateway = Gateway::start_as(Setup { sessions, ..Setup::default() });
+    let mut plug = gateway.connect("plug", "c").await;
+    plug.subscribe("plug/#", 1).await;
+    let mut panel = gateway.connect("panel", "c").await;
+    panel.send(&publish1("plug/x", 1, "!")).await;
+    panel.expect(&puback(1)).await;
+    plug.expect(&publish1("plug/x", 1, "!")).await;
+    let id = gateway.command("on", 1).await;
+    plug.ping().await;
+    assert_eq!(gateway.state(id), State::Queued);
+    plug.send(&puback(1)).await;
+    let (_, body) = plug.receive().await;
+    assert!(body.ends_with(b"on"));
+}
+
+#[tokio::test]
+async fn on_a_full_disk_commands_and_replies_wait_until_there_is_room() {
+    use crate::buffer::{RecordKey, SubmitError, Table, Wait};
+    let limits = config::Listener::default();
+    let gateway = Gateway::start_with(&limits, |buffer| buffer.max_bytes = 300_000);
+    let mut plug = gateway.connect("plug", "c").await;
+    plug.subscribe(CMD, 1).await;
+    let answered = gateway.accept(with_reply("1")).await;
+    plug.expect(&publish1(CMD, 1, "1")).await;
+    plug.send(&puback(1)).await;
+    gateway.becomes(answered, State::Acked).await;
+    let other = NewCommand { topic: Topic::parse("plug/other").unwrap(), ..new_command("2", 1) };
+    let sent = gateway.accept(other).await;
+
+    let key = |n: u16| RecordKey::new(Table::Retained, &n.to_be_bytes());
+    let mut writer = gateway.buffer.writer();
+    let mut records = 0_u16;
+    let mut state = 1_u64;
+    loop {
+        let mut noise = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state.to_be_bytes()[0]
+        };
+        let value = (0..2_000).map(|_| noise()).collect();
+        match writer.submit(None, vec![Change::Put(key(records), value)], Wait::Now) {
+            Ok(receipt) => patiently("for the disk", writer.until_durable(receipt.mark)).await.unwrap(),
+            Err(error) => break assert_eq!(error, SubmitError::Full),
+        }
+        records += 1;
+    }
+    plug.send(&subscribe(2, &[("plug/+", 1)])).await;
+    plug.expect(&[0x90, 3, 0, 2, 1]).await;
+    plug.send(&publish1(REPLY, 9, "ok")).await;
+    plug.ping().await;
+    assert_eq!([answered, sent].map(|id| gateway.state(id)), [State::Acked, State::Queued]);
+
+    let removed =
+        writer.submit(None, (0..records).map(|n| Change::Remove(key(n))).collect(), Wait::Now).unwrap();
+    patiently("for the disk", writer.until_durable(removed.mark)).await.unwrap();
+    // Its own reply comes to it as well: it has subscribed to that.
+    let mut came = Vec::new();
+    while !came.iter().any(|(first, _)| *first == 0x40)
+        || !came.iter().any(|(_, body): &(u8, Vec<u8>)| body.ends_with(b"2"))
+    {
+        came.push(plug.receive().await);
+    }
+    gateway.becomes(answered, State::Done).await;
+    gateway.becomes(sent, State::Sent).await;
+}
