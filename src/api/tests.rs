@@ -110,6 +110,7 @@ impl Bench {
         let (guards, receiver) = watch::channel(Guards::default());
         let registry_changed = Arc::new(Notify::new());
         let parts = Parts {
+            messages: None,
             handles,
             messages: None,
             tls: pki.server_tls(),

@@ -51,12 +51,13 @@ address = "127.0.0.1:0"
 
 /// Reasons that take a fault of the gateway, its disk or its clock, or a load that another test makes anyway; and
 /// the test that meets each.
-const ELSEWHERE: [(&str, &str); 8] = [
+const ELSEWHERE: [(&str, &str); 9] = [
     ("TooManyHandshakes", "src/listener/tests/running.rs"),
     ("TlsUnavailable", "src/listener/tests/door.rs"),
     ("ClockNotSynchronized", "src/authorize/tests/tokens.rs"),
     ("PasswordsBusy", "src/authorize/tests/identities.rs"),
     ("not_ready", "src/broker/tests/kept_sessions.rs"),
+    ("announcement_wrong", "tests/end_to_end/messages.rs"),
     ("will_lost", "src/broker/tests/wills.rs"),
     ("api_too_fast", "src/api/tests/faults.rs"),
     ("too_many_downloads", "src/firmware/tests/serving.rs"),

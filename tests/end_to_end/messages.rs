@@ -142,6 +142,7 @@ fn a_phone_announces_itself_is_answered_and_is_given_a_message() {
     let mut phone = login(&gateway, "galaxy", &key);
     let other = announce(&mut phone, "nexus", &key);
     assert_eq!(other["status"], "refused", "{other}");
+    gateway.wait_for_refusal("announcement_wrong");
     assert_eq!(announce(&mut phone, "galaxy", &key), json!({ "status": "ok", "device": "phone-1" }));
     let listed = api.ask("GET", "/devices", None).1;
     assert_eq!(
