@@ -101,7 +101,6 @@ impl Bench {
             broker,
             ledger,
             forwarders: BTreeMap::new(),
-            command_sources: BTreeMap::new(),
             certificates: watch::channel(CertificateFigures::default()).1,
         };
         let mut tokens = ApiTokens::default();

@@ -184,6 +184,9 @@ fn a_message_waits_for_its_phone_through_a_kill_and_comes_with_the_new_key() {
         Err(ConnectionError::ConnectionRefused(ConnectReturnCode::BadUserNamePassword)) => {}
         other => panic!("the old key is good: {other:?}"),
     }
+    // What is answered with 201 is on disk, and with it all that was before it.
+    api.phone("phone-2");
+    api.send("for another", Some("phone-2"));
     drop(phone);
 
     let gateway = gateway.kill().start();
