@@ -101,6 +101,7 @@ impl Bench {
             broker,
             ledger,
             forwarders: BTreeMap::new(),
+            command_sources: BTreeMap::new(),
             certificates: watch::channel(CertificateFigures::default()).1,
         };
         let mut tokens = ApiTokens::default();
@@ -109,7 +110,6 @@ impl Bench {
         let (guards, receiver) = watch::channel(Guards::default());
         let registry_changed = Arc::new(Notify::new());
         let parts = Parts {
-            messages: None,
             handles,
             messages: None,
             tls: pki.server_tls(),
