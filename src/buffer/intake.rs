@@ -298,6 +298,11 @@ impl Intake {
         state.closed || state.has_room(needs)
     }
 
+    /// Whether something that is to be kept would be taken now.
+    pub(super) fn takes_puts(&self) -> bool {
+        self.has_room(Needs { put: true, ..Needs::default() })
+    }
+
     /// Resolves when a submit like the one that was refused may succeed, or tells `Closed`.
     pub(super) async fn room(&self, ticket: &Ticket) {
         loop {

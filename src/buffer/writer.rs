@@ -52,6 +52,12 @@ impl Writer {
         if self.ticket.until_durable(&self.handle.0.intake, mark).await { Ok(()) } else { Err(Closed) }
     }
 
+    /// Whether records would be taken now: for who had better not ask for what cannot be kept.
+    #[must_use]
+    pub fn takes_records(&self) -> bool {
+        self.handle.0.intake.takes_puts()
+    }
+
     /// Resolves when a submit like the one that was refused last may succeed again. Cancel-safe.
     pub async fn room(&self) {
         self.handle.0.intake.room(&self.ticket).await;

@@ -25,7 +25,7 @@ use crate::sink::SinkError;
 
 pub use command::{Command, FailedIf, NewCommand, Origin, Reply, SharedCommand, Source, State};
 pub use ledger::{
-    Accepted, Figures, Ledger, NotAccepted, NotCancelled, Page, Postman, Said, Undelivered, Wanted,
+    Accepted, Figures, Ledger, NoRoom, NotAccepted, NotCancelled, Page, Postman, Said, Undelivered, Wanted,
 };
 pub use shown::{Shown, ShownStep};
 pub use source::SourceStatus;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{Accepted, Ledger, NewCommand, NotAccepted, Origin, Reply};
+use super::{Accepted, Ledger, NewCommand, NoRoom, NotAccepted, Origin, Reply};
 use crate::config::CommandTemplate;
 use crate::message::Topic;
 use crate::sink::SendError;
@@ -28,8 +28,12 @@ pub struct SourceStatus {
     pub accepted: u64,
     /// Commands that it gave and that were refused.
     pub refused: u64,
+    /// Times that it may have given a command whose way here was cut.
+    pub maybe_lost: u64,
     /// Outcomes that it was told.
     pub reported: u64,
+    /// Why it could not be told outcomes, as long as that is so.
+    pub report_error: Option<String>,
 }
 
 /// What a source says, on its way to become a command.
@@ -81,13 +85,15 @@ impl Desk {
                 self.status.send_modify(|status| status.accepted += 1);
             }
             Ok(Accepted::Known(_)) => {}
-            Err(refused) => {
-                let reason = match &refused {
-                    NotAccepted::Refused(command) => command.reason.as_deref().unwrap_or_default(),
-                    _ => "",
-                };
-                tracing::warn!(%source, %reference, %refused, %reason, "a command was refused");
+            // It is kept with its reason, and its source is told.
+            Err(NotAccepted::Refused(command)) => {
+                let reason = command.reason.as_deref().unwrap_or_default();
+                let state = command.state.as_str();
+                tracing::warn!(%source, command = %command.id, %reference, %state, %reason, "a command is not carried out");
                 self.refused();
+            }
+            Err(error @ (NotAccepted::Closed | NotAccepted::NoRoom)) => {
+                tracing::error!(%source, %reference, %error, "a command was not kept; if its source has forgotten it, it is lost");
             }
         }
     }
@@ -142,6 +148,19 @@ impl Desk {
         });
     }
 
+    /// No further command could be kept: the far side is not asked for one, as it would forget it.
+    pub(super) fn full(&self, why: &NoRoom) {
+        let text = format!("not asked: {why}");
+        self.status.send_if_modified(|status| {
+            let changes = status.well != Some(false) || status.last_error.as_ref() != Some(&text);
+            if changes {
+                tracing::warn!(source = %self.origin.name, %why, "the source is not asked for commands: no further one could be kept");
+                (status.well, status.last_error) = (Some(false), Some(text));
+            }
+            changes
+        });
+    }
+
     /// Why it does not, and when that is tried again. Said once for each trouble.
     pub(super) fn deaf(&self, why: &str, held: bool, wait: Duration) {
         self.status.send_modify(|status| {
@@ -156,8 +175,33 @@ impl Desk {
         });
     }
 
+    /// What the far side gave, if anything, did not arrive.
+    pub(super) fn maybe_lost(&self, why: &str) {
+        tracing::warn!(source = %self.origin.name, %why, "the reply did not arrive: a command that it held is lost");
+        self.status.send_modify(|status| status.maybe_lost += 1);
+    }
+
     pub(super) fn reported(&self) {
-        self.status.send_modify(|status| status.reported += 1);
+        self.status.send_modify(|status| {
+            status.reported += 1;
+            status.report_error = None;
+        });
+    }
+
+    /// The outcomes could not be told.
+    pub(super) fn report_failed(&self, error: &SendError, pace: &mut Pace) {
+        let wait = match error {
+            SendError::Hold { .. } => pace.held(),
+            SendError::Retry { after, .. } => pace.failed(*after),
+            _ => pace.failed(None),
+        };
+        self.status.send_modify(|status| {
+            let text = error.to_string();
+            if status.report_error.as_ref() != Some(&text) {
+                tracing::warn!(source = %self.origin.name, error = %text, ?wait, "outcomes of commands cannot be told");
+            }
+            status.report_error = Some(text);
+        });
     }
 }
 

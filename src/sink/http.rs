@@ -60,6 +60,21 @@ pub(crate) struct Http {
     max_reply_bytes: usize,
 }
 
+/// A call without a reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NoReply {
+    /// What became of it.
+    pub(crate) error: SendError,
+    /// Whether the far side may have had the request.
+    pub(crate) has_left: bool,
+}
+
+impl From<NoReply> for SendError {
+    fn from(NoReply { error, .. }: NoReply) -> Self {
+        error
+    }
+}
+
 /// A reply, its body cut at 64 KiB or where the client's bound is.
 #[derive(Debug, Clone)]
 pub(crate) struct Reply {
@@ -125,6 +140,20 @@ impl Http {
         headers: &HeaderMap,
         body: Option<(&str, String)>,
     ) -> Result<Reply, SendError> {
+        Ok(self.call_once(method, url, headers, body).await?)
+    }
+
+    /// Makes a call that must not be made twice.
+    ///
+    /// # Errors
+    /// As [`Http::post`], and whether the far side may have had the request.
+    pub(crate) async fn call_once(
+        &self,
+        method: Method,
+        url: &Url,
+        headers: &HeaderMap,
+        body: Option<(&str, String)>,
+    ) -> Result<Reply, NoReply> {
         let mut request = self.client.request(method, url.clone()).headers(headers.clone());
         if let Some((kind, body)) = body {
             request = request.header(CONTENT_TYPE, kind).body(body);
@@ -148,7 +177,7 @@ impl Http {
         Ok(Switched::Yes(answered, stream))
     }
 
-    async fn read(&self, mut response: reqwest::Response, asked: &HeaderMap) -> Result<Reply, SendError> {
+    async fn read(&self, mut response: reqwest::Response, asked: &HeaderMap) -> Result<Reply, NoReply> {
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let is_sized = headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING);
         let read = read_bounded(&mut response, self.max_reply_bytes);
@@ -161,10 +190,12 @@ impl Http {
         Ok(Reply { status, headers, body })
     }
 
-    fn failed(&self, error: reqwest::Error, asked: &HeaderMap) -> SendError {
-        let slow = error.is_timeout() && !error.is_connect();
+    fn failed(&self, error: reqwest::Error, asked: &HeaderMap) -> NoReply {
+        let has_left = !error.is_connect() && !error.is_builder();
+        let slow = error.is_timeout() && has_left;
         let why = quote(&self.without_secret(&chain(&error.without_url()), asked));
-        if slow { SendError::Slow { why } } else { SendError::Retry { after: None, why } }
+        let error = if slow { SendError::Slow { why } } else { SendError::Retry { after: None, why } };
+        NoReply { error, has_left }
     }
 
     /// A text of the far side's without the secrets, should it have quoted one: those of the settings, and what

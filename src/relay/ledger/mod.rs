@@ -12,6 +12,7 @@ mod book;
 mod delivery;
 #[cfg(test)]
 mod model_tests;
+mod room;
 mod terms;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use tokio::sync::{Notify, SetOnce};
 
 use self::book::{Age, Book, Now, Plan};
+pub use self::room::NoRoom;
 pub use self::terms::{
     Accepted, Figures, NotAccepted, NotCancelled, Page, Postman, Said, Undelivered, Wanted,
 };
@@ -375,7 +377,7 @@ enum Admitted {
 /// What its source is told.
 fn answer(command: SharedCommand) -> Result<Accepted, NotAccepted> {
     match command.state {
-        State::Refused => Err(NotAccepted::Refused(command)),
+        State::Refused | State::Expired => Err(NotAccepted::Refused(command)),
         _ => Ok(Accepted::New(command)),
     }
 }

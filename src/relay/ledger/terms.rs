@@ -34,7 +34,7 @@ impl Accepted {
 /// Why a command was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotAccepted {
-    /// It is refused for good: this says why, and is kept like others.
+    /// It is refused for good, or was too old when it came: this says why, and is kept like others.
     #[error("refused: {}", .0.reason.as_deref().unwrap_or_default())]
     Refused(SharedCommand),
     /// The disk takes nothing now, or was not read yet. Only [`Ledger::accept_now`] says that.

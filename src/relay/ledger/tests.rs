@@ -260,7 +260,8 @@ async fn what_is_beyond_a_bound_is_refused_with_the_reason() {
     let too_large = refusal(&ledger, new_command(&"x".repeat(21))).await;
     assert!(too_large.contains("commands.max_payload"), "{too_large}");
     let no_time = NewCommand { good_for: Duration::ZERO, ..new_command("on") };
-    assert!(refusal(&ledger, no_time).await.contains("no time"));
+    let too_old = ledger.accept(no_time).await;
+    assert!(matches!(&too_old, Err(NotAccepted::Refused(it)) if it.state == State::Expired), "{too_old:?}");
     let for_ever = NewCommand { good_for: Duration::MAX, ..new_command("on") };
     assert!(refusal(&ledger, for_ever).await.contains("commands.max_good_for"));
     let long_key = NewCommand { key: Some("k".repeat(257).into()), ..new_command("on") };
@@ -276,7 +277,7 @@ async fn what_is_beyond_a_bound_is_refused_with_the_reason() {
         |n: u8| NewCommand { device: DeviceId::parse(&format!("led-{n}")).unwrap(), ..new_command("on") };
     accept(&ledger, other(2)).await;
     assert!(refusal(&ledger, other(3)).await.contains("commands.max_open lets"));
-    assert_eq!(ledger.figures().refused, 7);
+    assert_eq!((ledger.figures().refused, ledger.figures().expired), (6, 1));
 }
 
 #[tokio::test]

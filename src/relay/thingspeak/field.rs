@@ -1,6 +1,7 @@
 //! The last value of a field: a dashboard's slider. Only changes are commands.
 
 use reqwest::Url;
+use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -31,21 +32,24 @@ pub struct FieldSource {
 /// What was seen of a field.
 #[derive(Debug, Default)]
 struct Seen {
-    entry_id: u64,
-    value: Option<String>,
+    /// Whether it was looked at before.
+    looked: bool,
+    last: Option<FieldValue>,
 }
 
 impl Seen {
     /// The value, if it is a change. What is there at the first look counts if `first_value` says so.
-    fn change(&mut self, found: FieldValue, first_value: bool) -> Option<FieldValue> {
-        let is_older = found.entry_id < self.entry_id;
-        let is_same = self.value.as_ref() == Some(&found.value);
-        if is_older && self.value.is_some() {
-            // Another server of theirs, which is behind.
-            return None;
-        }
-        self.entry_id = found.entry_id;
-        let is_first = self.value.replace(found.value.clone()).is_none();
+    fn change(&mut self, found: Option<FieldValue>, first_value: bool) -> Option<FieldValue> {
+        let is_first = !std::mem::replace(&mut self.looked, true);
+        let found = found?;
+        let is_same = match &self.last {
+            // Another server of theirs, which is behind. A channel that was cleared counts its entries anew.
+            Some(last) if (found.created_at, found.entry_id) < (last.created_at, last.entry_id) => {
+                return None;
+            }
+            last => last.as_ref().is_some_and(|last| last.value == found.value),
+        };
+        self.last = Some(found.clone());
         (!is_same && (!is_first || first_value)).then_some(found)
     }
 }
@@ -88,7 +92,7 @@ impl FieldSource {
                 Ok(found) => {
                     self.desk.well();
                     pace.succeeded();
-                    if let Some(change) = found.and_then(|it| seen.change(it, self.settings.first_value)) {
+                    if let Some(change) = seen.change(found, self.settings.first_value) {
                         self.take(&change).await;
                     }
                 }
@@ -99,7 +103,9 @@ impl FieldSource {
 
     async fn take(&self, FieldValue { entry_id, value, created_at }: &FieldValue) {
         let age = age(&self.clock, *created_at);
-        let reference = format!("{}/field{}/{entry_id}", self.settings.channel, self.settings.field);
+        // Entries of a channel that was cleared are counted anew.
+        let at = created_at.map_or(0, OffsetDateTime::unix_timestamp);
+        let reference = format!("{}/field{}/{at}/{entry_id}", self.settings.channel, self.settings.field);
         self.desk.take(&self.settings.command, Said { place: "value", text: value, reference, age }).await;
     }
 }
@@ -108,25 +114,40 @@ impl FieldSource {
 mod tests {
     use super::*;
 
-    fn changes(first_value: bool, found: &[(u64, &str)]) -> Vec<String> {
+    /// What is a change, of values with the second and the number of their entries.
+    fn changes(first_value: bool, found: &[Option<(i64, u64, &str)>]) -> Vec<String> {
         let mut seen = Seen::default();
-        let value = |(entry_id, value): &(u64, &str)| FieldValue {
-            entry_id: *entry_id,
-            value: (*value).to_owned(),
-            created_at: None,
+        let value = |(second, entry_id, value): (i64, u64, &str)| FieldValue {
+            entry_id,
+            value: value.to_owned(),
+            created_at: OffsetDateTime::from_unix_timestamp(second).ok(),
         };
-        found.iter().filter_map(|it| seen.change(value(it), first_value)).map(|it| it.value).collect()
+        let changes = found.iter().filter_map(|it| seen.change(it.map(value), first_value));
+        changes.map(|it| it.value).collect()
     }
 
     #[test]
     fn only_changes_count_and_the_first_value_when_it_is_told_to() {
         let found = [(1, "10"), (1, "10"), (2, "20"), (3, "20"), (4, "10")];
+        let found = found.map(|(entry, value)| Some((0, entry, value)));
         assert_eq!(changes(false, &found), ["20", "10"]);
         assert_eq!(changes(true, &found), ["10", "20", "10"]);
     }
 
     #[test]
+    fn the_first_value_of_a_field_that_had_none_is_a_change() {
+        assert_eq!(changes(false, &[None, Some((5, 1, "10"))]), ["10"]);
+    }
+
+    #[test]
     fn a_reply_that_is_behind_is_no_change() {
-        assert_eq!(changes(false, &[(1, "10"), (2, "20"), (1, "10"), (2, "20")]), ["20"]);
+        let found = [(1, 1, "10"), (2, 2, "20"), (1, 1, "10"), (2, 2, "20")];
+        assert_eq!(changes(false, &found.map(Some)), ["20"]);
+    }
+
+    #[test]
+    fn a_channel_that_was_cleared_goes_on() {
+        let found = [Some((10, 900, "10")), None, Some((99, 1, "20"))];
+        assert_eq!(changes(false, &found), ["20"]);
     }
 }

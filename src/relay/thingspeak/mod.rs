@@ -19,7 +19,7 @@ pub use self::field::FieldSource;
 pub use self::talkback::TalkBackSource;
 use crate::clock::Clock;
 use crate::config;
-use crate::sink::http::{self, Http};
+use crate::sink::http::{self, Http, NoReply};
 use crate::sink::{SendError, SinkError};
 
 /// Calls with their parameters as a form in the body, so that no key stands in an address.
@@ -46,11 +46,11 @@ impl Client {
         Url::parse(&text).map_err(|error| SinkError::Url { url: text.clone(), why: error.to_string() })
     }
 
-    async fn post(&self, url: &Url, parameters: &[(&str, &str)]) -> Result<http::Reply, SendError> {
+    async fn post(&self, url: &Url, parameters: &[(&str, &str)]) -> Result<http::Reply, NoReply> {
         let form = Url::parse_with_params("form:", parameters).expect("any text can stand in a query");
         let body = form.query().unwrap_or_default().to_owned();
         let body = Some(("application/x-www-form-urlencoded", body));
-        self.http.call(Method::POST, url, &HeaderMap::new(), body).await
+        self.http.call_once(Method::POST, url, &HeaderMap::new(), body).await
     }
 
     async fn get(&self, url: &Url, parameters: &[(&str, &str)]) -> Result<http::Reply, SendError> {
@@ -65,3 +65,6 @@ fn age(clock: &Clock, created_at: Option<OffsetDateTime>) -> Duration {
     let since = |at: OffsetDateTime| clock.trusted_now().duration_since(at.into()).ok();
     created_at.filter(|_| clock.is_synchronized()).and_then(since).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

@@ -45,6 +45,11 @@ pub(super) fn taken(reply: &Reply) -> Result<Option<Taken>, SendError> {
     Ok(Some(Taken { id, text, created_at: created_at.as_deref().and_then(time) }))
 }
 
+/// Whether a reply that cannot be used may stand for one with a command: a gateway's timeout, a body that was cut.
+pub(super) fn may_hold_a_command(reply: &Reply) -> bool {
+    matches!(reply.status, 500 | 502 | 504) || (reply.status == 200 && reply.body.contains("command_string"))
+}
+
 /// The reply to `fields/<n>.json`: the last value that is one.
 pub(super) fn last_value(reply: &Reply, field: u8) -> Result<Option<FieldValue>, SendError> {
     #[derive(Deserialize)]

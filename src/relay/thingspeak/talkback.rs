@@ -6,14 +6,16 @@ use reqwest::Url;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::reply::{self, Taken};
 use super::report::Reporter;
-use super::{Client, age, reply};
+use super::{Client, age};
 use crate::clock::Clock;
 use crate::config::{self, CommandSource};
 use crate::relay::source::{Desk, Said, SourceStatus};
 use crate::relay::{Ledger, Origin, Source};
-use crate::sink::SinkError;
+use crate::sink::http::NoReply;
 use crate::sink::pace::Pace;
+use crate::sink::{SendError, SinkError};
 
 /// Between two commands of a queue that has several.
 const SPACING: Duration = Duration::from_secs(1);
@@ -59,10 +61,16 @@ impl TalkBackSource {
                 () = cancel.cancelled() => return,
                 () = tokio::time::sleep_until(pace.next()) => {}
             }
+            if let Err(full) = self.desk.ledger.room_for(&self.settings.command.device) {
+                self.desk.full(&full);
+                pace.sent();
+                pace.batch_ended();
+                continue;
+            }
             // Not to be cancelled: what the reply holds is nowhere else.
-            let replied = self.client.post(&self.execute, &[("api_key", self.settings.key.expose())]).await;
+            let taken = self.execute().await;
             pace.sent();
-            match replied.and_then(|replied| reply::taken(&replied)) {
+            match taken {
                 Ok(taken) => {
                     self.desk.well();
                     pace.succeeded();
@@ -76,7 +84,23 @@ impl TalkBackSource {
         }
     }
 
-    async fn take(&self, reply::Taken { id, text, created_at }: reply::Taken) {
+    /// Asks for the next command, which leaves the queue by that.
+    async fn execute(&self) -> Result<Option<Taken>, SendError> {
+        let replied = self.client.post(&self.execute, &[("api_key", self.settings.key.expose())]).await;
+        let reply = replied.map_err(|NoReply { error, has_left }| {
+            if has_left {
+                self.desk.maybe_lost(&error.to_string());
+            }
+            error
+        })?;
+        reply::taken(&reply).inspect_err(|error| {
+            if reply::may_hold_a_command(&reply) {
+                self.desk.maybe_lost(&error.to_string());
+            }
+        })
+    }
+
+    async fn take(&self, Taken { id, text, created_at }: Taken) {
         let age = age(&self.clock, created_at);
         // The queue of another TalkBack counts anew.
         let reference = format!("{}/{id}", self.settings.talkback);

@@ -85,9 +85,9 @@ impl Book {
             if command.payload.len() > self.settings.max_payload_bytes {
                 command.payload.clear();
             }
-            command.state = State::Refused;
+            command.state = if command.good_for.is_zero() { State::Expired } else { State::Refused };
             command.reason = Some(reason.into());
-            command.steps = vec![(State::Refused, now.at)];
+            command.steps = vec![(command.state, now.at)];
             return Plan::Keep(Box::new(Planned { command, replaced: None }));
         }
         Plan::Keep(Box::new(Planned { command, replaced }))
@@ -116,7 +116,7 @@ impl Book {
             ));
         }
         if command.good_for.is_zero() {
-            return Some("it is good for no time at all".to_owned());
+            return Some("it was too old when it came".to_owned());
         }
         if command.good_for > max_good_for {
             let max = humantime::format_duration(max_good_for);
@@ -149,10 +149,10 @@ impl Book {
             self.replace(replaced, mark);
         }
         self.last_mark = self.last_mark.max(mark);
-        if command.state == State::Refused {
-            self.figures.refused += 1;
-        } else {
-            self.figures.accepted += 1;
+        match command.state {
+            State::Refused => self.figures.refused += 1,
+            State::Expired => self.figures.expired += 1,
+            _ => self.figures.accepted += 1,
         }
         let command = self.insert(command, withheld, mark);
         self.forget_finished();
