@@ -51,6 +51,8 @@ pub struct Handles {
     pub ledger: Ledger,
     /// Where they come from, by the names of the sources.
     pub command_sources: BTreeMap<String, watch::Receiver<SourceStatus>>,
+    /// The local rules.
+    pub rules: relay::rules::Rules,
     /// Releases of firmware, and what is known of that of the devices.
     pub firmware: Firmware,
 }
@@ -95,6 +97,8 @@ pub struct Status {
     pub commands: relay::Figures,
     /// How each source of them is doing.
     pub command_sources: BTreeMap<String, SourceStatus>,
+    /// How each local rule stands.
+    pub rules: BTreeMap<String, relay::rules::RuleStatus>,
     /// Firmware over the air.
     pub firmware: firmware::Figures,
 }
@@ -179,6 +183,7 @@ impl Handles {
                 .iter()
                 .map(|(name, handle)| (name.clone(), handle.borrow().clone()))
                 .collect(),
+            rules: self.rules.status(),
             firmware: self.firmware.figures(),
         }
     }

@@ -91,6 +91,7 @@ impl Bench {
             refusals: refusals.clone(),
             clock: clock.clone(),
         });
+        let rules = crate::relay::rules::Rules::new(&[], ledger.clone(), clock.clone(), buffer.clone());
         let handles = Handles {
             firmware,
             gateway_id: "gw".to_owned(),
@@ -100,6 +101,7 @@ impl Bench {
             buffer: buffer.clone(),
             broker,
             ledger,
+            rules,
             forwarders: BTreeMap::new(),
             command_sources: BTreeMap::new(),
             certificates: watch::channel(CertificateFigures::default()).1,

@@ -74,7 +74,7 @@ mod will;
 mod wire;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 use std::time::Duration;
 
 use ring::rand::{SecureRandom, SystemRandom};
@@ -104,6 +104,7 @@ use crate::clock::Clock;
 use crate::config;
 use crate::message::{CertificateId, DeviceId};
 use crate::relay::Ledger;
+use crate::relay::rules::Rules as LocalRules;
 
 pub use self::figures::Figures;
 pub use self::inside::Heard;
@@ -163,6 +164,8 @@ struct Shared {
     refusals: Refusals,
     counters: Counters,
     ears: Ears,
+    /// Who is told readings.
+    local_rules: OnceLock<LocalRules>,
     phones: Phones,
     /// A device that connects again and again does not fill the log.
     log: LogLimit<(DeviceId, IpAddr, Moment)>,
@@ -220,11 +223,19 @@ impl Broker {
             refusals,
             counters: Counters::default(),
             ears: Ears::default(),
+            local_rules: OnceLock::new(),
             phones: Phones::default(),
             log: LogLimit::default(),
         });
         shared.ledger.deliver_by(Box::new(Post(Arc::downgrade(&shared))));
         Self(shared)
+    }
+
+    /// Who is told every new reading that is sound. There is one, and it is told once.
+    pub fn observed_by(&self, rules: LocalRules) {
+        if self.0.local_rules.set(rules).is_err() {
+            tracing::debug!("there is somebody who is told readings");
+        }
     }
 
     /// Serves a connection until it ends. When `cancel` is cancelled, it takes nothing more, acknowledges

@@ -238,6 +238,8 @@ impl Publisher {
         if let Some(fault) = unfit {
             broker.counters.readings_unfit.add(1);
             self.refuse(broker, Refusal::PayloadUnfit, &format!("{}: {fault}", publish.topic));
+        } else if let Some(rules) = broker.local_rules.get() {
+            rules.observe(&stream.name, &source.device, &publish.payload, &received);
         }
         Ok(receipt.mark)
     }

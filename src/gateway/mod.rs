@@ -32,7 +32,7 @@ use crate::forwarder::{Forwarder, ForwarderStatus};
 use crate::listener::{Entrance, Listener, Way};
 use crate::messages::Messages;
 use crate::pki::{Pki, PkiError, ServerTls};
-use crate::relay::Ledger;
+use crate::relay::{Ledger, rules::Rules};
 use crate::sink;
 use crate::tasks::{Failed, Stage, Tasks};
 
@@ -200,6 +200,10 @@ impl Gateway {
             ledger.clone(),
         );
         let command_sources = sources::start(&config, &ledger, &clock, &tasks);
+        let rules = Rules::new(&config.rules, ledger.clone(), clock.clone(), buffer.clone());
+        if !config.rules.is_empty() {
+            broker.observed_by(rules.clone());
+        }
 
         let listeners = bind_all(&config)?;
         let rest = rest::bind(&config, &tls, &refusals);
@@ -217,6 +221,7 @@ impl Gateway {
             broker,
             ledger,
             command_sources,
+            rules,
             forwarders,
             certificates,
             firmware: ota.firmware(),
@@ -227,6 +232,7 @@ impl Gateway {
         let service = tasks.spawner(Stage::Service);
         let looking = access.clone().run(handles.broker.clone(), service.cancelled().clone());
         service.essential("access", looking);
+        service.essential("rules", handles.rules.clone().run(service.cancelled().clone()));
         service.essential("broker", handles.broker.clone().run(service.cancelled().clone()));
         let cancel = service.cancelled().clone();
         service.essential("care", care::run(pki.clone(), tls.clone(), certificates_sender, cancel));

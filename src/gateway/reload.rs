@@ -75,6 +75,8 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("api", old.api != new.api),
         ("firmware", old.firmware != new.firmware),
         ("sink", old.sinks != new.sinks),
+        ("command_source", old.command_sources != new.command_sources),
+        ("rule", old.rules != new.rules),
         ("stream (for the sinks)", old.streams != new.streams && !new.sinks.is_empty()),
     ];
     differs.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
@@ -91,8 +93,11 @@ mod tests {
     #[test]
     fn what_needs_a_restart_is_named_and_the_rest_is_not() {
         let old = config("[gateway]\nid = \"a\"\n");
-        let new = config("[gateway]\nid = \"b\"\n[buffer]\nack_delay = \"9ms\"\n[log]\nlevel = \"debug\"\n");
-        assert_eq!(needs_restart(&old, &new), ["gateway.id", "buffer"]);
+        let new = config(
+            "[gateway]\nid = \"b\"\n[buffer]\nack_delay = \"9ms\"\n[log]\nlevel = \"debug\"\n\
+             [[rule]]\nname = \"hot\"\nfield = \"t\"\nabove = 50\nlog = \"hot\"\n",
+        );
+        assert_eq!(needs_restart(&old, &new), ["gateway.id", "buffer", "rule"]);
         assert!(needs_restart(&old, &config("[gateway]\nid = \"a\"\n[[acl]]\ndevice = \"*\"\n")).is_empty());
     }
 }

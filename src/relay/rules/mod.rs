@@ -7,7 +7,7 @@
 mod kept;
 mod watch;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use self::watch::{Edge, Watch};
 use super::{Ledger, NewCommand, NotAccepted, Origin, Source, State};
 use crate::buffer::{Buffer, Change, Closed, Wait, Writer};
 use crate::clock::Clock;
-use crate::config::{Rule, RuleCommand};
+use crate::config::{Condition, Rule, RuleCommand};
 use crate::message::{CommandId, DeviceId, Stamp, Topic};
 
 /// Watches at most: a rule for all devices has one for each.
@@ -29,8 +29,12 @@ const MAX_WATCHES: usize = 10_000;
 /// How often time is looked at.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How long a command waits that the ledger did not take.
+/// How long a command waits that the ledger did not take; each time twice as long, up to that.
 const AGAIN_MS: u64 = 10_000;
+const LONGEST_AGAIN_MS: u64 = 640_000;
+
+/// Devices that are shown for one rule.
+const MAX_SHOWN: usize = 100;
 
 /// Characters of a value that are kept for a text.
 const MAX_VALUE_CHARS: usize = 255;
@@ -38,6 +42,15 @@ const MAX_VALUE_CHARS: usize = 255;
 /// The rules. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Rules(Arc<Inner>);
+
+/// How a rule stands.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct RuleStatus {
+    /// Devices that it is watched for.
+    pub watched: u64,
+    /// Those for which it holds, 100 at most.
+    pub holds_for: BTreeSet<DeviceId>,
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -63,42 +76,89 @@ struct Watched {
     watch: Watch,
     /// The last value, as it is shown.
     value: String,
-    /// What is to be brought about, and not before then (boot clock, ms).
-    due: Option<(Edge, u64)>,
+    /// What is to be brought about.
+    due: Option<Due>,
     /// The command that was given last, until it has an end.
     sent: Option<(CommandId, Edge)>,
 }
 
 /// Something that is to be brought about.
+#[derive(Debug, Clone, Copy)]
 struct Due {
+    edge: Edge,
+    /// Since when, and not before when (boot clock, ms).
+    since_ms: u64,
+    when_ms: u64,
+    /// How often the ledger did not take its command.
+    refused: u32,
+    /// It was said before: a command that is given anew is no news.
+    is_known: bool,
+}
+
+impl Due {
+    fn new(edge: Edge, now_ms: u64) -> Self {
+        Self { edge, since_ms: now_ms, when_ms: now_ms, refused: 0, is_known: false }
+    }
+}
+
+/// The same, with everything that a command is made of.
+struct Deed {
     rule: usize,
     device: DeviceId,
-    edge: Edge,
+    due: Due,
     value: String,
 }
 
 impl Rules {
-    /// The rules as an earlier process has left them.
-    ///
-    /// # Errors
-    /// When the buffer has ended.
-    pub async fn open(rules: &[Rule], ledger: Ledger, clock: Clock, buffer: Buffer) -> Result<Self, Closed> {
+    /// The rules. What an earlier process has left is read by [`Rules::run`].
+    #[must_use]
+    pub fn new(rules: &[Rule], ledger: Ledger, clock: Clock, buffer: Buffer) -> Self {
         let now_ms = clock.stamp().boot_ms;
         let mut watches = Watches::default();
         for (index, rule) in rules.iter().enumerate() {
-            let listed =
-                rule.devices.iter().map(|device| ((index, device.clone()), Watched::new(now_ms, false)));
+            let listed = rule.devices.iter().map(|device| ((index, device.clone()), Watched::new(now_ms)));
             watches.all.extend(listed);
         }
-        let (kept, gone) = kept::read(&buffer, rules).await?;
-        for Kept { rule, device, active, value, sent } in kept {
-            let watched = Watched { value, sent, ..Watched::new(now_ms, active) };
-            watches.all.insert((rule, device), watched);
-        }
-        submit(&mut buffer.writer(), gone);
         let watches = Mutex::new(watches);
         let edges = Notify::new();
-        Ok(Self(Arc::new(Inner { rules: rules.to_vec(), ledger, clock, buffer, watches, edges })))
+        Self(Arc::new(Inner { rules: rules.to_vec(), ledger, clock, buffer, watches, edges }))
+    }
+
+    /// Takes back what an earlier process has left. Waits until the store is open.
+    async fn restore(&self, writer: &mut Writer) -> Result<(), Closed> {
+        self.0.ledger.loaded().await;
+        let (kept, gone) = kept::read(&self.0.buffer, &self.0.rules).await?;
+        let now_ms = self.0.clock.stamp().boot_ms;
+        let mut watches = self.watches();
+        for Kept { rule, device, active, value, sent } in kept {
+            let watched = watches.all.entry((rule, device)).or_insert_with(|| Watched::new(now_ms));
+            watched.sent = sent;
+            // The rule may have had another condition then.
+            if active && self.0.rules[rule].condition != Condition::Changed {
+                watched.watch.activate();
+                watched.due = None;
+            }
+            if watched.value.is_empty() {
+                watched.value = value;
+            }
+        }
+        drop(watches);
+        submit(writer, gone);
+        Ok(())
+    }
+
+    /// How each rule stands, by its name.
+    #[must_use]
+    pub fn status(&self) -> BTreeMap<String, RuleStatus> {
+        let mut all: Vec<_> = self.0.rules.iter().map(|rule| (rule, RuleStatus::default())).collect();
+        for ((rule, device), watched) in &self.watches().all {
+            let status = &mut all[*rule].1;
+            status.watched += 1;
+            if watched.watch.is_active() && status.holds_for.len() < MAX_SHOWN {
+                status.holds_for.insert(device.clone());
+            }
+        }
+        all.into_iter().map(|(rule, status)| (rule.name.clone(), status)).collect()
     }
 
     /// A reading of a device has come.
@@ -124,7 +184,7 @@ impl Rules {
         let edge = watched.watch.value(&self.0.rules[index].condition, value, now_ms);
         watched.value = shown(value);
         if let Some(edge) = edge {
-            watched.due = Some((edge, now_ms));
+            watched.due = Some(Due::new(edge, now_ms));
             self.0.edges.notify_one();
         }
     }
@@ -132,6 +192,14 @@ impl Rules {
     /// Brings about what the rules say, until it is cancelled.
     pub async fn run(self, cancel: CancellationToken) {
         let mut writer = self.0.buffer.writer();
+        let restored = tokio::select! {
+            () = cancel.cancelled() => return,
+            restored = self.restore(&mut writer) => restored,
+        };
+        if restored.is_err() {
+            // The gateway is ending.
+            return cancel.cancelled().await;
+        }
         let mut tick = tokio::time::interval(TICK);
         loop {
             tokio::select! {
@@ -145,8 +213,8 @@ impl Rules {
 
     /// Brings about what is due.
     fn act(&self, writer: &mut Writer) {
-        for due in self.due() {
-            self.bring_about(&due, writer);
+        for deed in self.due() {
+            self.bring_about(&deed, writer);
         }
     }
 
@@ -157,7 +225,7 @@ impl Rules {
         for ((index, device), watched) in &mut self.watches().all {
             let rule = &self.0.rules[*index];
             if let Some(edge) = watched.watch.tick(&rule.condition, now_ms) {
-                watched.due = Some((edge, now_ms));
+                watched.due = Some(Due::new(edge, now_ms));
             }
             if watched.has_ended(&self.0.ledger, now_ms) {
                 changes.push(kept::change(rule, device, watched));
@@ -166,60 +234,59 @@ impl Rules {
         submit(writer, changes);
     }
 
-    fn due(&self) -> Vec<Due> {
+    fn due(&self) -> Vec<Deed> {
         let now_ms = self.0.clock.stamp().boot_ms;
-        let mut due = Vec::new();
+        let mut deeds = Vec::new();
         for ((rule, device), watched) in &mut self.watches().all {
-            if let Some((edge, _)) = watched.due.take_if(|(_, when)| *when <= now_ms) {
-                due.push(Due { rule: *rule, device: device.clone(), edge, value: watched.value.clone() });
+            if let Some(due) = watched.due.take_if(|due| due.when_ms <= now_ms) {
+                deeds.push(Deed { rule: *rule, device: device.clone(), due, value: watched.value.clone() });
             }
         }
-        due
+        deeds
     }
 
-    fn bring_about(&self, due: &Due, writer: &mut Writer) {
-        let rule = &self.0.rules[due.rule];
-        let is_new = self.is_new(due);
-        if is_new {
-            say(rule, due);
+    fn bring_about(&self, deed: &Deed, writer: &mut Writer) {
+        let rule = &self.0.rules[deed.rule];
+        if !deed.due.is_known {
+            say(rule, deed);
         }
-        let sent = match rule.send.as_ref().and_then(|send| command(rule, send, due)) {
+        let sent = match rule.send.as_ref().and_then(|send| command(rule, send, deed)) {
             None => None,
             // Not before the disk: an alarm does not wait for it.
             Some(Ok(new)) => match self.0.ledger.accept_now(new) {
                 Ok(accepted) => Some(accepted.command().id),
-                Err(error) => {
-                    self.again(due, &error);
-                    return;
-                }
+                Err(error) => return self.again(deed, &error),
             },
             Some(Err(why)) => {
-                tracing::error!(rule = %rule.name, device = %due.device, %why, "the rule's command cannot be made");
+                tracing::error!(rule = %rule.name, device = %deed.device, %why, "the rule's command cannot be made");
                 None
             }
         };
         let mut watches = self.watches();
-        let Some(watched) = watches.all.get_mut(&(due.rule, due.device.clone())) else { return };
-        watched.sent = sent.map(|id| (id, due.edge));
-        let change = kept::change(rule, &due.device, watched);
+        let Some(watched) = watches.all.get_mut(&(deed.rule, deed.device.clone())) else { return };
+        watched.sent = sent.map(|id| (id, deed.due.edge));
+        let change = kept::change(rule, &deed.device, watched);
         drop(watches);
         submit(writer, vec![change]);
     }
 
-    /// Whether this was not brought about before: a command that is given anew is no news.
-    fn is_new(&self, due: &Due) -> bool {
-        let watches = self.watches();
-        let watched = watches.all.get(&(due.rule, due.device.clone()));
-        watched.is_none_or(|watched| watched.sent.is_none_or(|(_, edge)| edge != due.edge))
-    }
-
-    fn again(&self, due: &Due, error: &NotAccepted) {
-        let rule = &self.0.rules[due.rule].name;
-        tracing::error!(%rule, device = %due.device, %error, "the rule's command was not accepted; it is tried again");
-        let when = self.0.clock.stamp().boot_ms + AGAIN_MS;
-        if let Some(watched) = self.watches().all.get_mut(&(due.rule, due.device.clone())) {
+    /// The ledger did not take a command: later again, as long as what it says is so.
+    fn again(&self, deed: &Deed, error: &NotAccepted) {
+        let Deed { rule, device, due, .. } = deed;
+        let (name, refused) = (&self.0.rules[*rule].name, due.refused + 1);
+        let now_ms = self.0.clock.stamp().boot_ms;
+        let wait_ms = (AGAIN_MS << due.refused.min(6)).min(LONGEST_AGAIN_MS);
+        let again = Due { when_ms: now_ms + wait_ms, refused, is_known: true, ..*due };
+        let good_for = self.0.rules[*rule].send.as_ref().map_or(Duration::ZERO, |send| send.good_for);
+        // A change does not last: what it says is so for as long as its command is good.
+        if due.edge == Edge::Changed && u128::from(again.when_ms - due.since_ms) >= good_for.as_millis() {
+            tracing::error!(rule = %name, %device, %error, "the rule's command was not accepted, and is given up");
+            return;
+        }
+        tracing::error!(rule = %name, %device, %error, again_in_s = wait_ms / 1_000, "the rule's command was not accepted");
+        if let Some(watched) = self.watches().all.get_mut(&(*rule, device.clone())) {
             // Unless it is overtaken by what has come meanwhile.
-            watched.due.get_or_insert((due.edge, when));
+            watched.due.get_or_insert(again);
         }
     }
 
@@ -237,13 +304,13 @@ impl Watches {
             }
             return None;
         }
-        Some(self.all.entry(key).or_insert_with(|| Watched::new(now_ms, false)))
+        Some(self.all.entry(key).or_insert_with(|| Watched::new(now_ms)))
     }
 }
 
 impl Watched {
-    fn new(now_ms: u64, active: bool) -> Self {
-        Self { watch: Watch::new(now_ms, active), value: String::new(), due: None, sent: None }
+    fn new(now_ms: u64) -> Self {
+        Self { watch: Watch::new(now_ms), value: String::new(), due: None, sent: None }
     }
 
     /// Whether the command that was given last has an end. One whose time was over is given anew, if what it says
@@ -260,8 +327,7 @@ impl Watched {
             Edge::Changed => false,
         };
         if state == Some(State::Expired) && is_so {
-            // `sent` stays until the next is given: it tells that this is no news.
-            self.due.get_or_insert((edge, now_ms));
+            self.due.get_or_insert(Due { is_known: true, ..Due::new(edge, now_ms) });
             return false;
         }
         self.sent = None;
@@ -270,8 +336,8 @@ impl Watched {
 }
 
 /// An entry in the log.
-fn say(rule: &Rule, due: &Due) {
-    let Due { device, edge, value, .. } = due;
+fn say(rule: &Rule, deed: &Deed) {
+    let Deed { device, due: Due { edge, .. }, value, .. } = deed;
     let text = rule.log.as_ref().map(|log| {
         log.fill(|name| match name {
             "value" => value.as_str().into(),
@@ -288,17 +354,17 @@ fn say(rule: &Rule, due: &Due) {
 }
 
 /// The command that a rule gives; none, if it has none for this.
-fn command(rule: &Rule, send: &RuleCommand, due: &Due) -> Option<Result<NewCommand, String>> {
-    let payload = match due.edge {
+fn command(rule: &Rule, send: &RuleCommand, deed: &Deed) -> Option<Result<NewCommand, String>> {
+    let payload = match deed.due.edge {
         Edge::Raised | Edge::Changed => &send.payload,
         Edge::Cleared => send.clear_payload.as_ref()?,
     };
-    let device = send.device.as_ref().unwrap_or(&due.device);
+    let device = send.device.as_ref().unwrap_or(&deed.device);
     let fill = |name: &str| match name {
         "device" => device.as_str().into(),
-        "source" => due.device.as_str().into(),
+        "source" => deed.device.as_str().into(),
         "rule" => rule.name.as_str().into(),
-        _ => due.value.as_str().into(),
+        _ => deed.value.as_str().into(),
     };
     let topic = send.topic.fill(fill);
     let origin = Origin { source: Source::Rule, name: rule.name.as_str().into(), reference: None };
@@ -309,7 +375,7 @@ fn command(rule: &Rule, send: &RuleCommand, due: &Due) -> Option<Result<NewComma
         qos: send.qos,
         origin,
         // What the rule says now takes the place of what it said before.
-        key: Some(format!("rule {} {}", rule.name, due.device).into()),
+        key: Some(format!("rule {} {}", rule.name, deed.device).into()),
         good_for: send.good_for,
         reply: None,
     };

@@ -48,8 +48,10 @@ impl Scene {
         let settings = config::Clock { source: ClockSource::Trusted, ..config::Clock::default() };
         let clock = Clock::start(&settings, &dir.join("floor"), BTreeMap::new()).unwrap();
         let ledger = Ledger::open(&buffer, clock.clone(), &config::Commands::default()).await.unwrap();
-        let rules = Rules::open(rules, ledger.clone(), clock.clone(), buffer.clone()).await.unwrap();
-        Self { rules, ledger, writer: buffer.writer(), buffer, clock }
+        let rules = Rules::new(rules, ledger.clone(), clock.clone(), buffer.clone());
+        let mut writer = buffer.writer();
+        rules.restore(&mut writer).await.unwrap();
+        Self { rules, ledger, writer, buffer, clock }
     }
 
     fn observe(&mut self, stream: &str, who: &str, payload: &str) {
@@ -206,4 +208,46 @@ async fn the_task_acts_on_what_is_observed() {
     };
     tokio::join!(acting, observing);
     assert_eq!(scene.payloads(), [r#"{"on":true,"co":400,"at":"hall"}"#]);
+}
+
+#[tokio::test]
+async fn what_the_ledger_does_not_take_is_given_again_later_and_only_so_often() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut rule = co_rule();
+    rule.send.as_mut().unwrap().payload = template(&"x".repeat(10_000));
+    let mut scene = Scene::open(dir.path(), &[rule]).await;
+    scene.co(400);
+    let refused = |scene: &Scene| scene.commands().iter().filter(|it| it.state == State::Refused).count();
+    assert_eq!(refused(&scene), 1);
+    scene.co(500);
+    scene.tick();
+    assert_eq!(refused(&scene), 1, "not at once");
+    let waiting = scene.rules.watches().all.values().find_map(|watched| watched.due).unwrap();
+    assert!(waiting.is_known && waiting.when_ms > scene.clock.stamp().boot_ms + AGAIN_MS / 2, "{waiting:?}");
+    scene.co(20);
+    assert_eq!(scene.payloads().last().unwrap(), "off", "what is so now takes the place of what was");
+    assert!(scene.rules.watches().all.values().all(|watched| watched.due.is_none()));
+}
+
+#[tokio::test]
+async fn every_change_is_said_while_an_earlier_command_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let rule = Rule { condition: Condition::Changed, ..co_rule() };
+    let mut scene = Scene::open(dir.path(), &[rule]).await;
+    [1, 2, 2, 3].into_iter().for_each(|value| scene.co(value));
+    let states: Vec<_> = scene.commands().iter().map(|it| it.state).collect();
+    assert_eq!(states, [State::Cancelled, State::Queued], "the later takes the place of the one that waits");
+    let status = &scene.rules.status()["co-alarm"];
+    assert_eq!((status.watched, status.holds_for.len()), (1, 0));
+}
+
+#[tokio::test]
+async fn the_status_tells_for_whom_a_rule_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut scene = Scene::open(dir.path(), &[co_rule()]).await;
+    scene.co(400);
+    scene.observe("air", "cellar", r#"{"gas":{"co":1}}"#);
+    let status = &scene.rules.status()["co-alarm"];
+    assert_eq!(status.watched, 2);
+    assert_eq!(status.holds_for, BTreeSet::from([device("hall")]));
 }

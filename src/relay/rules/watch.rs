@@ -41,9 +41,14 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// A watch that begins now. `active`: an earlier process has left it so.
-    pub(super) fn new(now_ms: u64, active: bool) -> Self {
-        Self { phase: if active { Phase::Active } else { Phase::Resting }, last_ms: now_ms, last: None }
+    /// A watch that begins now.
+    pub(super) fn new(now_ms: u64) -> Self {
+        Self { phase: Phase::Resting, last_ms: now_ms, last: None }
+    }
+
+    /// An earlier process has left it so.
+    pub(super) fn activate(&mut self) {
+        self.phase = Phase::Active;
     }
 
     pub(super) fn is_active(&self) -> bool {
@@ -171,7 +176,7 @@ mod tests {
 
     /// What becomes of a watch that is told values, and at `None` only that time passes; each with its second.
     fn run(condition: Condition, told: &[(u64, Option<Value>)]) -> Vec<(u64, Edge)> {
-        let mut watch = Watch::new(0, false);
+        let mut watch = Watch::new(0);
         let mut edges = Vec::new();
         for (second, value) in told {
             let now_ms = second * 1_000;
@@ -242,7 +247,8 @@ mod tests {
 
     #[test]
     fn what_an_earlier_process_left_active_is_cleared_and_not_raised_again() {
-        let mut watch = Watch::new(0, true);
+        let mut watch = Watch::new(0);
+        watch.activate();
         assert_eq!(watch.value(&CO, &json!(400), 1), None);
         assert_eq!(watch.tick(&CO, 60_000), None);
         assert_eq!(watch.value(&CO, &json!(20), 60_001), Some(Edge::Cleared));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -12,8 +13,7 @@ use crate::clock::Clock;
 use crate::config::{self, ClockSource, Config};
 use crate::demo::cloud::{Cloud, CloudSettings, Fault, Reply, ThingSpeakSettings};
 use crate::message::{DeviceId, Qos};
-use crate::relay::{self, Ledger, SharedCommand, SourceStatus, State, Wanted};
-use std::time::Duration;
+use crate::relay::{self, Ledger, Said, SharedCommand, SourceStatus, State, Wanted};
 
 const NOW: Duration = Duration::ZERO;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -93,6 +93,19 @@ impl Scene {
             self.ledger.acked(command.id);
         }
         waiting.len()
+    }
+
+    fn answer(&self, text: &str) {
+        let device = DeviceId::parse("lamp").unwrap();
+        let said = Said {
+            device: &device,
+            topic: "lamp/reply",
+            correlation: None,
+            payload: text.as_bytes(),
+            is_repetition: false,
+            is_unrepeatable: false,
+        };
+        self.ledger.replied(&said, &mut self.buffer.writer()).unwrap();
     }
 
     /// What the channel's status was told.
@@ -297,9 +310,8 @@ async fn outcomes_wait_for_a_channel_that_is_not_there_and_are_told_together() {
         scene.until_payloads(&["1", "2", "3"]).await;
         scene.cloud.thingspeak.line().always(Some(Fault::Reply(Reply::json(200, "0"))));
         scene.obey();
-        let device = DeviceId::parse("lamp").unwrap();
         for answer in ["21.5", r#"{"status":"failed","why":"hot"}"#, "ok\n"] {
-            scene.ledger.replied(&device, "lamp/reply", None, answer.as_bytes());
+            scene.answer(answer);
         }
         let refused = scene.status("it is refused", |status| status.report_error.is_some()).await;
         assert!(refused.report_error.unwrap().contains("not stored (0)"));
