@@ -113,9 +113,9 @@ impl Bench {
         let registry_changed = Arc::new(Notify::new());
         let parts = Parts {
             handles,
-            messages: None,
             tls: pki.server_tls(),
             pki,
+            messages: None,
             client_auth: ClientAuth::Required,
             data_dir: dir.path().to_owned(),
             guards: receiver,

@@ -53,7 +53,7 @@ fn every_commented_value_of_the_example_is_understood() {
         .replace("ca_file = \"/etc/tampu/proxy-ca.pem\"\n", "")
         .replace("<ref>", "abc");
     let config = good(&text);
-    assert_eq!(config.sinks.len(), 2);
+    assert_eq!((config.sinks.len(), config.command_sources.len(), config.rules.len()), (2, 3, 1));
     assert_eq!(config.streams.len(), 2);
     assert_eq!(config.buffer.max_age, Some(Duration::from_secs(90 * 86_400)));
     assert_eq!(config.buffer, Buffer { max_age: config.buffer.max_age, ..Buffer::default() });

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::Value;
-use tampu::demo::cloud::{Cloud, CloudSettings, PostgRest, Row, ThingSpeakSettings};
+use tampu::demo::cloud::{Cloud, CloudSettings, PostgRest, Row, ThingSpeak, ThingSpeakSettings};
 use tokio::runtime::Runtime;
 
 pub(crate) struct LocalCloud {
@@ -65,6 +65,39 @@ impl LocalCloud {
 
     pub(crate) fn supabase(&self) -> &PostgRest {
         &self.cloud.supabase
+    }
+
+    /// The settings of a TalkBack whose commands are for `lamp`, which answers; its outcomes are told to the channel.
+    pub(crate) fn talkback(&self) -> String {
+        let (url, settings) = (self.thingspeak().line().url(), self.thingspeak().settings());
+        format!(
+            "[[command_source]]\nname = \"dashboard\"\ntype = \"talkback\"\nurl = \"{url}\"\ntalkback = {}\n\
+             key = \"{}\"\ninterval = \"1s\"\ndevice = \"lamp\"\nreply_topic = \"{{device}}/reply\"\n\
+             report = {{ write_key = \"{}\", interval = \"1s\" }}\n",
+            settings.talkback, settings.talkback_key, settings.write_key
+        )
+    }
+
+    /// The settings of a slider, `field2` of the channel, for `lamp`.
+    pub(crate) fn slider(&self) -> String {
+        let (url, settings) = (self.thingspeak().line().url(), self.thingspeak().settings());
+        format!(
+            "[[command_source]]\nname = \"slider\"\ntype = \"thingspeak_field\"\nurl = \"{url}\"\n\
+             channel = {}\nread_key = \"{}\"\nfield = 2\ninterval = \"1s\"\ndevice = \"lamp\"\n\
+             payload = '{{\"pwm\":{{value}}}}'\n",
+            settings.channel, settings.read_key
+        )
+    }
+
+    pub(crate) fn thingspeak(&self) -> &ThingSpeak {
+        &self.cloud.thingspeak
+    }
+
+    /// What the channel's status was told, outcome by outcome.
+    pub(crate) fn outcomes(&self) -> Vec<String> {
+        let entries = self.cloud.thingspeak.entries();
+        let statuses = entries.iter().filter_map(|entry| entry.values.get("status"));
+        statuses.flat_map(|status| status.split("; ").map(str::to_owned).collect::<Vec<_>>()).collect()
     }
 
     pub(crate) fn go_away(&self) {

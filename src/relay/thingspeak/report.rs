@@ -102,7 +102,9 @@ fn status(ends: &[&SharedCommand]) -> (String, usize) {
 }
 
 fn cut(mut status: String) -> String {
-    status.truncate(status.floor_char_boundary(MAX_STATUS_BYTES));
+    while status.len() > MAX_STATUS_BYTES {
+        status.pop();
+    }
     status
 }
 
