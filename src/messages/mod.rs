@@ -144,6 +144,7 @@ impl Messages {
     pub async fn send(&self, new: NewMessage) -> Result<Taken, NotSent> {
         let payload = text::payload(&new.phone, &new.text);
         let reference = reference::first(new.device.is_some(), &new.token, new.key.as_deref());
+        self.0.ledger.loaded().await;
         // Whoever repeats a message is answered, whether anybody is there now or not.
         let device = match (&new.device, self.known(&reference)) {
             (Some(device), _) => device.clone(),
