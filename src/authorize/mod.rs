@@ -24,6 +24,7 @@ pub mod keyed;
 mod keys;
 pub(crate) mod log_limit;
 mod passwords;
+pub mod reach;
 pub mod refusals;
 mod registry;
 mod rules;

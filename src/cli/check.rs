@@ -2,11 +2,14 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use super::{ConfigArg, EXIT_CONFIG};
-use crate::authorize::{KeyFiles, Registry};
-use crate::config::{Access, ClientAuth, Config, Door, IdentityKind, PayloadFormat, SinkKind};
-use crate::message::DeviceId;
+use crate::authorize::{Authorizer, KeyFiles, Registry, reach};
+use crate::config::{
+    Access, ClientAuth, CommandSourceKind, Config, Door, IdentityKind, PayloadFormat, SinkKind,
+};
+use crate::message::{DeviceId, Template, Topic};
 use crate::pki::Pki;
 use crate::{api, gateway, sink};
 
@@ -27,6 +30,11 @@ pub(super) fn run(args: &ConfigArg) -> anyhow::Result<ExitCode> {
             for (number, group) in groups_of_nobody(&config) {
                 eprintln!(
                     "Warning: acl.{number}.group: nobody is in the group {group}, so the rule speaks of nobody"
+                );
+            }
+            for (key, objection) in unreachable(&config) {
+                eprintln!(
+                    "Warning: {key}: {objection}: its commands would be refused (`tampu acl test` tells which rule decides)"
                 );
             }
             if found.is_empty() {
@@ -94,6 +102,46 @@ fn groups_of_nobody(config: &Config) -> Vec<(usize, &DeviceId)> {
         .collect()
 }
 
+/// The sources and rules whose commands could not reach their device, or not be answered, with the reason.
+fn unreachable(config: &Config) -> Vec<(String, String)> {
+    // What is wrong with the registry is said elsewhere.
+    let devices = Registry::read(&config.data_dir).unwrap_or_default();
+    let authorizer = Authorizer::with(&config.access, &config.streams, devices.into(), Arc::default());
+    let of_sources = config.command_sources.iter().map(|source| {
+        let command = match &source.kind {
+            CommandSourceKind::TalkBack(kind) => Some(&kind.command),
+            CommandSourceKind::Field(kind) => Some(&kind.command),
+            // A row says itself for whom it is.
+            CommandSourceKind::Supabase(_) => None,
+        };
+        let objection = command.and_then(|command| {
+            let filled = |template: &Template| filled(template, &command.device, "");
+            let reply = command.reply_topic.as_ref().and_then(filled);
+            reach::objection(&authorizer, &command.device, &filled(&command.topic)?, reply.as_ref())
+        });
+        (format!("command_source.{}", source.name), objection)
+    });
+    let of_rules = config.rules.iter().map(|rule| {
+        let objection = rule.send.as_ref().and_then(|send| {
+            // Whose value it is, is not known before it comes.
+            let device = send.device.as_ref()?;
+            let topic = filled(&send.topic, device, &rule.name)?;
+            reach::objection(&authorizer, device, &topic, None)
+        });
+        (format!("rule.{}", rule.name), objection)
+    });
+    of_sources.chain(of_rules).filter_map(|(key, objection)| Some((key, objection?))).collect()
+}
+
+/// The topic of every command of a source or rule; none if it is not the same for all.
+fn filled(template: &Template, device: &DeviceId, rule: &str) -> Option<Topic> {
+    if template.has("value") || template.has("source") {
+        return None;
+    }
+    let topic = template.fill(|name| if name == "rule" { rule.into() } else { device.as_str().into() });
+    Topic::parse(&topic).ok()
+}
+
 /// Why a directory cannot hold the gateway's data, if so. Makes nothing.
 fn unwritable(directory: &Path) -> Option<String> {
     let existing = directory.ancestors().find(|path| path.exists())?;
@@ -132,6 +180,20 @@ fn print_summary(origin: &str, config: &Config) {
             SinkKind::Supabase(to) => format!("table {} at {}", to.table, to.url),
         };
         println!("sink {}: {to}", sink.name);
+    }
+    for source in &config.command_sources {
+        let from = match &source.kind {
+            CommandSourceKind::TalkBack(from) => format!("TalkBack {} at {}", from.talkback, from.url),
+            CommandSourceKind::Field(from) => {
+                format!("field {} of ThingSpeak channel {} at {}", from.field, from.channel, from.url)
+            }
+            CommandSourceKind::Supabase(from) => format!("table {} at {}", from.table, from.url),
+        };
+        println!("commands from {}: {from}", source.name);
+    }
+    for rule in &config.rules {
+        let devices = if rule.devices.is_empty() { "every device" } else { "the devices it names" };
+        println!("rule {}: looks at {devices} in the stream {}", rule.name, rule.stream);
     }
     if config.sinks.is_empty() {
         println!("no sink: readings are kept in the buffer until it is full");

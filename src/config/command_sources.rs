@@ -7,7 +7,7 @@ use super::sinks::{THINGSPEAK, base_url};
 use super::supabase_commands::supabase_commands;
 use super::table::Table;
 use super::{ChannelField, CommandSource, CommandSourceKind, CommandTemplate, Report, TalkBack};
-use crate::message::{DeviceId, Qos, Template};
+use crate::message::{DeviceId, Qos, Template, Topic};
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 pub(super) const DAY: Duration = Duration::from_secs(86_400);
@@ -148,12 +148,19 @@ pub(super) fn command_template(table: &mut Table, place: &'static str) -> Option
     let of_device = |text: &str| Template::parse(text, &["device"]);
     let topic = table.parsed("topic", of_device);
     let topic = topic.or_else(|| of_device("{device}/cmd").ok());
+    let reply_topic = table.parsed("reply_topic", of_device);
     let payload = table.parsed("payload", |text| Template::parse(text, &["device", place]));
     let payload = payload.or_else(|| Template::parse(&format!("{{{place}}}"), &[place]).ok());
+    for (key, template) in [("topic", topic.as_ref()), ("reply_topic", reply_topic.as_ref())] {
+        if let (Some(template), Some(device)) = (template, &device)
+            && let Err(why) = Topic::parse(&template.fill(|_| device.as_str().into()))
+        {
+            table.wrong(key, None, why);
+        }
+    }
     let qos = qos(table);
     let good_for = table.duration("good_for", SECOND..=DAY).unwrap_or(GOOD_FOR);
     let key = table.text("key_of_commands");
-    let reply_topic = table.parsed("reply_topic", of_device);
     Some(CommandTemplate {
         device: device?,
         topic: topic?,

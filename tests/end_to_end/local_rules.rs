@@ -2,9 +2,9 @@
 
 use rumqttc::QoS;
 
-use crate::harness::Gateway;
 use crate::harness::cloud::LocalCloud;
 use crate::harness::mqtt::{Credentials, Device};
+use crate::harness::{Gateway, Home, text};
 
 const CO: &str = "[[rule]]\nname = \"co-alarm\"\nfield = \"co\"\nabove = 300\nclear_below = 250\nfor = \"1s\"\n\
                   log = \"CO at {device}: {value} ppm\"\n\
@@ -18,6 +18,24 @@ fn connect(gateway: &Gateway, credentials: &Credentials) -> Device {
 
 fn receive(buzzer: &mut Device) -> String {
     String::from_utf8(buzzer.receive().payload.to_vec()).unwrap()
+}
+
+#[test]
+fn check_names_rules_and_sources_whose_commands_could_not_reach_their_device() {
+    let cloud = LocalCloud::start();
+    let acl =
+        "[[acl]]\ndevice = \"*\"\npublish = [\"{device}/readings\"]\nsubscribe = [\"{device}/alarms\"]\n";
+    let home = Home::new(&format!("{acl}{CO}{}", cloud.talkback()));
+    let output = home.tampu(&["check"]);
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    for expected in [
+        "rule.co-alarm: no rule lets buzzer subscribe to buzzer/cmd",
+        "command_source.dashboard: no rule lets lamp subscribe to lamp/cmd",
+    ] {
+        assert!(said.contains(expected), "{expected} is not in:\n{said}");
+    }
+    assert!(!text(&Home::new(CO).tampu(&["check"])).contains("Warning"), "the default rules let it");
 }
 
 #[test]

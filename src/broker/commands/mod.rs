@@ -25,8 +25,8 @@ use super::Shared;
 use super::message::Message;
 use super::outbox::{Line, Remains};
 use super::wire::Properties;
-use crate::authorize::{Door, IdentityKind, Principal};
-use crate::message::{DeviceId, Qos, TopicFilter};
+use crate::authorize::reach;
+use crate::message::DeviceId;
 use crate::relay::{Command, NewCommand, Postman, Undelivered};
 
 /// The user property that names a command.
@@ -75,32 +75,10 @@ impl Postman for Post {
 }
 
 impl Shared {
-    /// Why the rules never let a command reach its device, or its reply come, whoever the device is shown to be. A
-    /// token may allow what no rule does: where tokens are taken, nothing can be said before one is there.
+    /// Why the rules never let a command reach its device, or its reply come.
     fn objection(&self, new: &NewCommand) -> Option<String> {
-        let rules = self.rules();
-        let authorizer = &rules.authorizer;
-        let device = &new.device;
-        let kinds: Vec<IdentityKind> = IdentityKind::ALL
-            .into_iter()
-            .filter(|kind| *kind != IdentityKind::Anonymous || authorizer.anonymous() == Some(device))
-            .collect();
-        let takes_tokens = |door: Door| authorizer.identities(door).contains(&IdentityKind::Jwt);
-        if [Door::Tls, Door::WebSocket, Door::Plain].into_iter().any(takes_tokens) {
-            return None;
-        }
-        let principals = || kinds.iter().map(|kind| Principal::assumed(device.clone(), *kind));
-        // It may have subscribed to more than this, with wildcards; a rule that allows that allows this, too.
-        let filter = TopicFilter::parse(new.topic.as_str()).ok()?;
-        if !principals().any(|who| authorizer.may_subscribe(&who, &filter, Qos::AtMostOnce).allowed) {
-            return Some(format!("no rule lets {device} subscribe to {}", new.topic));
-        }
-        let reply = new.reply.as_ref()?.topic.as_str();
-        let may_reply = principals().any(|who| {
-            let may = |qos| authorizer.may_publish(&who, reply, qos, false, false).allowed;
-            may(Qos::AtMostOnce) || may(Qos::AtLeastOnce)
-        });
-        (!may_reply).then(|| format!("no rule lets {device} publish its reply to {reply}"))
+        let reply = new.reply.as_ref().map(|reply| &reply.topic);
+        reach::objection(&self.rules().authorizer, &new.device, &new.topic, reply)
     }
 
     /// Gives the ledger what a session had that has ended.
