@@ -186,7 +186,9 @@ impl Book {
         let first = (source, Box::from(name), 0);
         let of_source =
             self.unreported.range(first..).take_while(|(of, by, _)| *of == source && **by == *name);
-        of_source.take(limit).map(|(_, _, number)| Arc::clone(&self.entries[number].command)).collect()
+        let entries = of_source.map(|(_, _, number)| &self.entries[number]);
+        // Its source is told of it when it is on disk.
+        entries.filter(|entry| !entry.withheld).take(limit).map(|entry| Arc::clone(&entry.command)).collect()
     }
 
     pub(super) fn reported(&mut self, id: CommandId, state: State) {

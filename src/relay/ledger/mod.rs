@@ -71,6 +71,7 @@ struct Releasing<'a> {
 impl Drop for Releasing<'_> {
     fn drop(&mut self) {
         self.ledger.desk().book.release(self.command.number);
+        self.ledger.0.news.notify_waiters();
         self.ledger.ring(&self.command.device);
     }
 }

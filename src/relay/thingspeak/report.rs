@@ -102,9 +102,9 @@ fn status(ends: &[&SharedCommand]) -> (String, usize) {
 }
 
 fn cut(mut status: String) -> String {
-    while status.len() > MAX_STATUS_BYTES {
-        status.pop();
-    }
+    let fits = |(at, char): &(usize, char)| at + char.len_utf8() <= MAX_STATUS_BYTES;
+    let bytes = status.char_indices().take_while(fits).map(|(_, char)| char.len_utf8()).sum();
+    status.truncate(bytes);
     status
 }
 
@@ -118,7 +118,7 @@ fn outcome(command: &Command) -> String {
     let state = command.state.as_str();
     let outcome = detail
         .map_or_else(|| format!("{reference} {state}"), |detail| format!("{reference} {state}: {detail}"));
-    outcome.replace(|c: char| c.is_control(), " ")
+    outcome.replace(|c: char| c.is_control(), " ").trim_end().to_owned()
 }
 
 #[cfg(test)]
