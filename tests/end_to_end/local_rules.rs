@@ -23,15 +23,15 @@ fn receive(buzzer: &mut Device) -> String {
 #[test]
 fn check_names_rules_and_sources_whose_commands_could_not_reach_their_device() {
     let cloud = LocalCloud::start();
-    let acl =
-        "[[acl]]\ndevice = \"*\"\npublish = [\"{device}/readings\"]\nsubscribe = [\"{device}/alarms\"]\n";
-    let home = Home::new(&format!("{acl}{CO}{}", cloud.talkback()));
+    let rule = CO.replace("device = \"buzzer\"", "device = \"buzzer\", topic = \"alarms/{device}\"");
+    let source = cloud.talkback().replace("{device}/reply", "replies");
+    let home = Home::new(&format!("{rule}{source}"));
     let output = home.tampu(&["check"]);
     let said = text(&output);
     assert!(output.status.success(), "{said}");
     for expected in [
-        "rule.co-alarm: no rule lets buzzer subscribe to buzzer/cmd",
-        "command_source.dashboard: no rule lets lamp subscribe to lamp/cmd",
+        "rule.co-alarm: no rule lets buzzer subscribe to alarms/buzzer",
+        "command_source.dashboard: no rule lets lamp publish its reply to replies",
     ] {
         assert!(said.contains(expected), "{expected} is not in:\n{said}");
     }
