@@ -45,6 +45,10 @@ impl Fleet {
 }
 
 impl Device {
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// From its own address, or that of the router which it is behind.
     pub(crate) fn connect(&self, broker: SocketAddr, router: Option<Ipv4Addr>) -> anyhow::Result<Client> {
         Client::connect(router.unwrap_or(self.address), broker, &self.tls, &self.name)

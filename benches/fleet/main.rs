@@ -7,6 +7,7 @@ mod broker;
 #[allow(dead_code, reason = "of it, the other benchmark uses more")]
 #[path = "../side_by_side/client.rs"]
 mod client;
+mod commands;
 mod devices;
 #[path = "../side_by_side/pki.rs"]
 mod pki;
@@ -19,6 +20,7 @@ use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::broker::{Broker, Doors, Kind, LOG};
+use crate::commands::RoundTrips;
 use crate::devices::Fleet;
 use crate::pki::Pki;
 use crate::runs::{Idle, Reporting, Returns, Storm};
@@ -35,6 +37,9 @@ struct Size {
     storm: usize,
     /// Devices behind one router that reboots twice.
     behind_router: usize,
+    /// Devices that are connected while commands are sent, and how many commands.
+    commanded: usize,
+    commands: usize,
 }
 
 /// The figures of one broker.
@@ -43,6 +48,8 @@ struct Figures {
     reporting: Reporting,
     storm: Storm,
     returns: Returns,
+    /// Of tampu: mosquitto has no ledger.
+    round_trips: Option<RoundTrips>,
 }
 
 const USAGE: &str = "cargo bench --bench fleet [-- --quick] [--only mosquitto|tampu]";
@@ -72,6 +79,8 @@ fn main() -> anyhow::Result<()> {
             report_for: 3 * second,
             storm: 50,
             behind_router: 50,
+            commanded: 50,
+            commands: 100,
         }
     } else {
         Size {
@@ -81,13 +90,15 @@ fn main() -> anyhow::Result<()> {
             report_for: 30 * second,
             storm: 1_000,
             behind_router: 1_000,
+            commanded: 1_000,
+            commands: 2_000,
         }
     };
     let most = size
         .idle
         .iter()
         .copied()
-        .chain([size.reporting, size.storm, size.behind_router])
+        .chain([size.reporting, size.storm, size.behind_router, size.commanded])
         .max()
         .unwrap_or_default();
     allow_open_files(most as u64 + 1_000)?;
@@ -126,10 +137,17 @@ fn measure(kind: Kind, home: &Path, pki: &Pki, fleet: &Fleet, size: &Size) -> an
     let storm = runs::storm(&mut start()?, fleet, size.storm)?;
     eprintln!("{}: {} devices behind one router", kind.name(), size.behind_router);
     let returns = runs::returns(&start()?, fleet, size.behind_router)?;
-    Ok(Figures { idle, reporting, storm, returns })
+    let round_trips = match kind {
+        Kind::Mosquitto => None,
+        Kind::Tampu => {
+            eprintln!("{}: {} devices that get commands", kind.name(), size.commanded);
+            Some(commands::round_trips(&start()?, fleet, size.commanded, size.commands)?)
+        }
+    };
+    Ok(Figures { idle, reporting, storm, returns, round_trips })
 }
 
-fn print(kind: Kind, Figures { idle, reporting, storm, returns }: &Figures) {
+fn print(kind: Kind, Figures { idle, reporting, storm, returns, round_trips }: &Figures) {
     println!("{}", kind.name());
     for Idle { connections, kib_each, cpu_percent, connected_in } in idle {
         println!(
@@ -159,7 +177,19 @@ fn print(kind: Kind, Figures { idle, reporting, storm, returns }: &Figures) {
     );
     let Returns { devices, times } = returns;
     let [first, second] = times.each_ref().map(seconds);
-    println!("  {devices:>5} behind a router  all back after {first:.2} s, and again after {second:.2} s\n");
+    println!("  {devices:>5} behind a router  all back after {first:.2} s, and again after {second:.2} s");
+    if let Some(RoundTrips { devices, commands, to_device, round_trip }) = round_trips {
+        println!("  {devices:>5} get commands     {commands} by the REST API, one after the other");
+        println!(
+            "        API to device         p50 {:>7.1} ms  p99 {:>7.1} ms",
+            to_device.p50_ms, to_device.p99_ms
+        );
+        println!(
+            "        API to device to ack  p50 {:>7.1} ms  p99 {:>7.1} ms",
+            round_trip.p50_ms, round_trip.p99_ms
+        );
+    }
+    println!();
 }
 
 /// The broker's ends of the connections are in a process of its own, which inherits the limit.

@@ -93,7 +93,7 @@ pub(crate) fn reporting(
     time: Duration,
 ) -> anyhow::Result<Reporting> {
     let mut watcher = Client::connect(LOOPBACK, broker.address, &fleet.watcher, "watcher")?;
-    watcher.subscribe("#")?;
+    watcher.subscribe("#", 0)?;
     let mut clients = connect_all(fleet.first(count), broker)?;
     let (epoch, cpu, done) = (Instant::now(), broker.cpu_seconds()?, AtomicBool::new(false));
     let (acks, deliveries) = thread::scope(|scope| -> anyhow::Result<_> {
@@ -232,7 +232,7 @@ fn come_all(devices: &[Device], broker: &Broker) -> anyhow::Result<Vec<Client>> 
 }
 
 impl Latency {
-    fn of(mut micros: Vec<u32>) -> Self {
+    pub(crate) fn of(mut micros: Vec<u32>) -> Self {
         micros.sort_unstable();
         let at = |percent: usize| {
             let last = micros.len().saturating_sub(1);

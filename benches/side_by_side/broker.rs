@@ -67,6 +67,8 @@ pub(crate) struct Broker {
     dir: PathBuf,
     child: Child,
     pub(crate) address: SocketAddr,
+    /// Where tampu has its REST API, with doors as shipped.
+    pub(crate) api: SocketAddr,
     /// From the start of the process to the first CONNACK.
     pub(crate) started_in: Duration,
 }
@@ -81,13 +83,13 @@ impl Broker {
         doors: Doors,
     ) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir)?;
-        let address = free_address()?;
+        let (address, api) = (free_address()?, free_address()?);
         let (program, arguments, config) = match kind {
             Kind::Mosquitto => (mosquitto()?, vec!["-c"], mosquitto_config(address, pki)?),
             Kind::Tampu => (
                 env!("CARGO_BIN_EXE_tampu").into(),
                 vec!["run", "--config"],
-                tampu_config(address, dir, pki, doors)?,
+                tampu_config([address, api], dir, pki, doors)?,
             ),
         };
         let config_file = dir.join("broker.conf");
@@ -97,7 +99,8 @@ impl Broker {
         let start = Instant::now();
         let child = spawn(&mut command, dir)?;
         let dir = dir.to_owned();
-        let mut broker = Self { kind, config_file, command, dir, child, address, started_in: Duration::ZERO };
+        let mut broker =
+            Self { kind, config_file, command, dir, child, address, api, started_in: Duration::ZERO };
         while let Err(error) = Client::connect(LOOPBACK, address, probe, "probe") {
             if let Some(status) = broker.child.try_wait()? {
                 bail!("{} ended with {status}: see {}", kind.name(), broker.dir.join(LOG).display());
@@ -143,15 +146,20 @@ impl Broker {
         if self.kind == Kind::Mosquitto {
             return Ok(());
         }
-        let output = Command::new(env!("CARGO_BIN_EXE_tampu"))
-            .args(["buffer", "status", "--json", "--config"])
-            .arg(&self.config_file)
-            .output()?;
-        let status: serde_json::Value = serde_json::from_slice(&output.stdout).context("buffer status")?;
+        let status = self.tampu(&["buffer", "status", "--json"])?;
+        let status: serde_json::Value = serde_json::from_str(&status).context("buffer status")?;
         let buffer = &status["buffer"];
         ensure!(buffer["accepted"] == published, "{published} were acknowledged, but: {buffer}");
         ensure!(buffer["dead_letters"] == 0, "none should be a dead letter: {buffer}");
         Ok(())
+    }
+
+    /// What a command of tampu says, beside the gateway that runs.
+    pub(crate) fn tampu(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tampu"));
+        let output = command.args(arguments).arg("--config").arg(&self.config_file).output()?;
+        ensure!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?)
     }
 
     fn proc(&self, file: &str) -> anyhow::Result<String> {
@@ -198,12 +206,19 @@ fn mosquitto_config(address: SocketAddr, pki: &Pki) -> anyhow::Result<String> {
 }
 
 /// Every publish is a reading: on disk before its ack.
-fn tampu_config(address: SocketAddr, dir: &Path, pki: &Pki, doors: Doors) -> anyhow::Result<String> {
+fn tampu_config(
+    [address, api]: [SocketAddr; 2],
+    dir: &Path,
+    pki: &Pki,
+    doors: Doors,
+) -> anyhow::Result<String> {
+    let is_shipped = doors == Doors::AsShipped;
     Ok(format!(
         "[gateway]\nid = \"bench\"\ndata_dir = {data:?}\n\
          [pki]\nca_cert = {ca:?}\nserver_cert = {cert:?}\nserver_key = {key:?}\n\
          [listener]\naddress = \"{address}\"\n\
-         [api]\nenabled = false\n\
+         [api]\nenabled = {is_shipped}\naddress = \"{api}\"\n\
+         commands_per_minute = 1000000\nrequests_per_minute = 1000000\n\
          {limits}[clock]\nsource = \"trusted\"\n\
          [[acl]]\ndevice = \"watcher\"\nsubscribe = [\"#\"]\n\
          [[stream]]\nname = \"readings\"\ntopic = \"+/readings\"\nformat = \"json\"\n",

@@ -71,14 +71,27 @@ impl Client {
         format!("{:?}", suite.unwrap_or(rustls::CipherSuite::TLS_NULL_WITH_NULL_NULL))
     }
 
-    /// Subscribes at QoS 0, and returns when it is granted.
-    pub(crate) fn subscribe(&mut self, filter: &str) -> anyhow::Result<()> {
+    /// Subscribes, and returns when it is granted.
+    pub(crate) fn subscribe(&mut self, filter: &str, qos: u8) -> anyhow::Result<()> {
         let mut body = vec![0, 1];
         push_text(&mut body, filter);
-        body.push(0);
+        body.push(qos);
         self.stream.write_all(&packet(0x82, &body))?;
         let reply = self.receive()?;
-        ensure!(reply == [0x90, 3, 0, 1, 0], "SUBACK {reply:02x?}");
+        ensure!(reply == [0x90, 3, 0, 1, qos], "SUBACK {reply:02x?}");
+        Ok(())
+    }
+
+    /// Takes a message of QoS 1 and acknowledges it.
+    pub(crate) fn obey(&mut self) -> anyhow::Result<()> {
+        let publish = self.receive()?;
+        ensure!(
+            publish[0] == 0x32 && publish[1] & 0x80 == 0,
+            "{}: no short PUBLISH: {publish:02x?}",
+            self.name
+        );
+        let id = 4 + usize::from(u16::from_be_bytes([publish[2], publish[3]]));
+        self.stream.write_all(&packet(0x40, &publish[id..id + 2]))?;
         Ok(())
     }
 
@@ -306,6 +319,6 @@ fn after(id: u16) -> u16 {
     id.checked_add(1).unwrap_or(1)
 }
 
-fn micros(duration: Duration) -> u32 {
+pub(crate) fn micros(duration: Duration) -> u32 {
     u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
 }

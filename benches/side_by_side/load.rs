@@ -81,7 +81,7 @@ pub(crate) fn measure(broker: &Broker, who: &Identities, size: Size) -> anyhow::
             .context("warm-up")?;
     let alone = run(broker, &mut clients, None, full).context("publishers alone")?;
     let mut watcher = Client::connect(LOOPBACK, broker.address, &who.watcher, "watcher")?;
-    watcher.subscribe("#")?;
+    watcher.subscribe("#", 0)?;
     let watched = run(broker, &mut clients, Some(&mut watcher), full).context("with a subscriber")?;
     let period = Duration::from_secs(1) * CLIENTS as u32 / GENTLE_RATE as u32;
     let gentle = run(broker, &mut clients, Some(&mut watcher), |client, epoch, n| {
