@@ -37,7 +37,7 @@ pub enum NotAccepted {
     /// It is refused for good, or was too old when it came: this says why, and is kept like others.
     #[error("refused: {}", .0.reason.as_deref().unwrap_or_default())]
     Refused(SharedCommand),
-    /// The disk takes nothing now, or was not read yet. Only [`Ledger::accept_now`] says that.
+    /// The disk takes nothing now, or was not read yet. Only [`super::Ledger::accept_now`] says that.
     #[error("there is no room on disk")]
     NoRoom,
     /// The gateway is ending.
