@@ -217,9 +217,9 @@ fn tampu_config(
         "[gateway]\nid = \"bench\"\ndata_dir = {data:?}\n\
          [pki]\nca_cert = {ca:?}\nserver_cert = {cert:?}\nserver_key = {key:?}\n\
          [listener]\naddress = \"{address}\"\n\
-         [api]\nenabled = {is_shipped}\naddress = \"{api}\"\n\
+         {limits}[api]\nenabled = {is_shipped}\naddress = \"{api}\"\n\
          commands_per_minute = 1000000\nrequests_per_minute = 1000000\n\
-         {limits}[clock]\nsource = \"trusted\"\n\
+         [clock]\nsource = \"trusted\"\n\
          [[acl]]\ndevice = \"watcher\"\nsubscribe = [\"#\"]\n\
          [[stream]]\nname = \"readings\"\ntopic = \"+/readings\"\nformat = \"json\"\n",
         limits = doors.limits(),
