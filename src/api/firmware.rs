@@ -183,7 +183,7 @@ pub(super) async fn create(
     let (sender, receiver) = mpsc::channel(MAX_WAITING);
     let taking = rest.blocking(move |parts| {
         let firmware = &parts.handles.firmware;
-        let image = Received { pieces: receiver, piece: bytes::Bytes::new() };
+        let image = Received { pieces: receiver, piece: END, has_ended: false };
         Ok(firmware.store().add(image, new, firmware.room(), now(parts))?)
     });
     let (sent, taken) = tokio::join!(send(image, sender), taking);
@@ -315,6 +315,7 @@ async fn send(image: Bytes, pieces: mpsc::Sender<io::Result<bytes::Bytes>>) -> R
     let mut stream = image.into_data_stream();
     while let Some(piece) = stream.next().await {
         match piece {
+            Ok(piece) if piece.is_empty() => {}
             Ok(piece) => {
                 if pieces.send(Ok(piece)).await.is_err() {
                     return Ok(());
@@ -331,25 +332,55 @@ async fn send(image: Bytes, pieces: mpsc::Sender<io::Result<bytes::Bytes>>) -> R
             }
         }
     }
+    pieces.send(Ok(END)).await.ok();
     Ok(())
 }
+
+/// What says that the image came whole: who sends it may go at any moment, and that must not be taken for its end.
+const END: bytes::Bytes = bytes::Bytes::new();
 
 /// The other end, on a thread that may wait.
 struct Received {
     pieces: mpsc::Receiver<io::Result<bytes::Bytes>>,
     piece: bytes::Bytes,
+    has_ended: bool,
 }
 
 impl Read for Received {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        while self.piece.is_empty() {
+        while self.piece.is_empty() && !self.has_ended {
             match self.pieces.blocking_recv() {
                 Some(piece) => self.piece = piece?,
-                None => return Ok(0),
+                None => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
+            self.has_ended = self.piece.is_empty();
         }
         let length = self.piece.len().min(into.len());
         into[..length].copy_from_slice(&self.piece.split_to(length));
         Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pieces: &[&'static [u8]]) -> io::Result<Vec<u8>> {
+        let (sender, pieces_receiver) = mpsc::channel(8);
+        for piece in pieces {
+            sender.try_send(Ok(bytes::Bytes::from_static(piece))).unwrap();
+        }
+        drop(sender);
+        let mut image = Vec::new();
+        Received { pieces: pieces_receiver, piece: END, has_ended: false }
+            .read_to_end(&mut image)
+            .map(|_| image)
+    }
+
+    #[test]
+    fn an_image_whose_sender_has_gone_is_not_whole() {
+        assert_eq!(read(&[b"\xe9", b"image", b""]).unwrap(), b"\xe9image");
+        assert_eq!(read(&[b"\xe9", b"ima"]).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(read(&[]).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 }
