@@ -72,6 +72,13 @@ impl Asked {
         if image.format == Format::Gzip && self.board != Some(Board::Esp8266) {
             return Some("the image is compressed, and only an ESP8266's updater can unpack it".to_owned());
         }
+        if image.format == Format::Gzip && self.version.is_none() {
+            // What runs is unpacked: its digest is not that of the image, and it would be fetched for ever.
+            return Some("the image is compressed, and the device does not tell its version".to_owned());
+        }
+        if image.format == Format::Described && self.board == Some(Board::Esp8266) {
+            return Some("the image is for an ESP32".to_owned());
+        }
         // What is free is told of the place for a program.
         let free = self.free_bytes.filter(|free| self.kind == Kind::Program && *free < image.bytes)?;
         Some(format!("the image has {} bytes, and the device has room for {free}", image.bytes))

@@ -32,7 +32,7 @@ impl Notices {
 
     /// Tells each device that was told something else before. What there is no room for is sent the next time.
     pub(super) fn send(&mut self, firmware: &Shared, publish: &impl Publish) {
-        if !self.due {
+        if !std::mem::take(&mut self.due) {
             return;
         }
         let releases = firmware.releases();
@@ -46,11 +46,12 @@ impl Notices {
             // No payload: what is retained goes away.
             let payload = release.map_or_else(Bytes::new, |release| self.payload(release, &device));
             if !publish(topic.as_str(), payload) {
-                return;
+                // There is no room for this one now; there may be for others.
+                self.due = true;
+                continue;
             }
             firmware.states().told(&device, release.map(|release| release.id));
         }
-        self.due = false;
     }
 
     fn payload(&self, release: &Release, device: &DeviceId) -> Bytes {

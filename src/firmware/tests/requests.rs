@@ -85,9 +85,22 @@ fn an_image_that_does_not_fit_is_not_offered_again_and_again() {
 fn only_the_updater_of_an_esp8266_is_given_a_compressed_image() {
     let gzip = release(&[0x1F, 0x8B, 8, 0], "2.0", Kind::Program);
     let offer = Offer::Release(&gzip);
-    assert_eq!(asked(&[("x-ESP8266-mode", "sketch")]).answer(offer), Answer::Image(&gzip));
+    let versioned = [("x-ESP8266-mode", "sketch"), ("x-ESP8266-version", "1.0")];
+    assert_eq!(asked(&versioned).answer(offer), Answer::Image(&gzip));
     assert!(matches!(asked(&[("x-ESP32-mode", "sketch")]).answer(offer), Answer::CannotTake(..)));
     assert_eq!(asked(&[]).answer(offer), Answer::NotFound);
+    let silent = asked(&[("x-ESP8266-mode", "sketch")]).answer(offer);
+    assert!(matches!(silent, Answer::CannotTake(..)), "it could not tell that it has it: {silent:?}");
+}
+
+#[test]
+fn an_image_for_an_esp32_is_not_given_to_an_esp8266() {
+    let mut esp32 = release(&[0xE9, 0, 0, 0], "2.0", Kind::Program);
+    esp32.image.format = Format::Described;
+    let offer = Offer::Release(&esp32);
+    assert_eq!(asked(&[("x-ESP32-mode", "sketch")]).answer(offer), Answer::Image(&esp32));
+    assert!(matches!(asked(&[("x-ESP8266-mode", "sketch")]).answer(offer), Answer::CannotTake(..)));
+    assert_eq!(asked(&[]).answer(offer), Answer::Image(&esp32), "esp_https_ota");
 }
 
 #[test]
