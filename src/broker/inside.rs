@@ -48,7 +48,7 @@ impl Broker {
     }
 
     /// Publishes a message as the gateway, retained, QoS 1. No rule of the ACL is asked, and it is no reading. An empty
-    /// one takes away what is retained. `false`: there is no room for it on disk now. `topic` must be one.
+    /// one takes away what is retained. `false`: there is no room for it, on disk or among what is retained. `topic` must be one.
     pub fn publish_retained(&self, topic: &str, payload: Bytes) -> bool {
         let shared = &*self.0;
         let gateway = DeviceId::parse("gateway").expect("it keeps the rules");
@@ -56,6 +56,7 @@ impl Broker {
         let who = Arc::new(Principal::anonymous(gateway, Door::Tls));
         let mut publisher =
             Publisher::new(shared, who, Arc::from("gateway"), nowhere, Arc::new(Mailbox::default()));
+        publisher.hears_refusals = true;
         let publish = Publish {
             dup: false,
             qos: Qos::AtLeastOnce,
