@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::config::Secret;
 
 /// What every token begins with, so that one that has leaked is recognised.
-const PREFIX: &str = "tampu_token_";
+pub(super) const PREFIX: &str = "tampu_token_";
 
 /// There are no more tokens: each may have its own share of what the API does.
 const MAX_TOKENS: usize = 1_000;

@@ -94,7 +94,8 @@ impl<C: Content> Document<C> {
     /// stands in it now. While it cannot be read, what was in force stays so.
     pub fn look(&mut self) -> bool {
         let seen = Seen::look(&Files::of::<C>(&self.data_dir).file);
-        if seen == self.seen {
+        // What the trouble was with may be over although the file looks the same.
+        if seen == self.seen && self.trouble.is_none() {
             return false;
         }
         self.seen = seen;

@@ -20,9 +20,9 @@ use std::time::UNIX_EPOCH;
 use subtle::ConstantTimeEq as _;
 
 use super::identity::{Identity, IdentityKind, Principal, Proof};
-use super::keys;
 use super::registry::Devices;
 use super::rules::{Action, Wish};
+use super::{api_tokens, keys};
 use crate::config::Secret;
 use crate::message::DeviceId;
 
@@ -143,13 +143,15 @@ fn unshared(filter: &str) -> (&str, &str) {
 }
 
 fn masked_level(shown: &str) -> Cow<'_, str> {
-    match keys::id_in(shown.as_bytes(), keys::PREFIX) {
-        Some(id) => Cow::Owned(format!("{}{id}_{MASK}", keys::PREFIX)),
-        None => Cow::Borrowed(MASK),
-    }
+    masked_secret(shown, keys::PREFIX).map_or(Cow::Borrowed(MASK), Cow::Owned)
 }
 
-/// A text of a peer's with every API key in it cut down to its id.
+/// A secret with this prefix, cut down to its id; `None` if it is none.
+fn masked_secret(shown: &str, prefix: &str) -> Option<String> {
+    keys::id_in(shown.as_bytes(), prefix).map(|id| format!("{prefix}{id}_{MASK}"))
+}
+
+/// A text of a peer's with every API key, and every token of the API, cut down to its id.
 #[must_use]
 pub(crate) fn masked(text: &str) -> Cow<'_, str> {
     let mut shown = Cow::Borrowed("");
@@ -159,9 +161,11 @@ pub(crate) fn masked(text: &str) -> Cow<'_, str> {
         let is_part = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         let end = from.find(|c| !is_part(c)).unwrap_or(from.len());
         let (word, after) = from.split_at(end);
-        let is_secret =
-            keys::id_in(word.as_bytes(), keys::PREFIX).is_some() && word.len() > keys::PUBLIC_BYTES;
-        let word = if is_secret { masked_level(word) } else { Cow::Borrowed(word) };
+        let masked = [api_tokens::PREFIX, keys::PREFIX].iter().find_map(|prefix| {
+            let has_secret = word.len() > prefix.len() + keys::PUBLIC_BYTES - keys::PREFIX.len();
+            masked_secret(word, prefix).filter(|_| has_secret)
+        });
+        let word = masked.map_or(Cow::Borrowed(word), Cow::Owned);
         shown.to_mut().push_str(before);
         shown.to_mut().push_str(&word);
         rest = after;
@@ -261,6 +265,8 @@ mod tests {
     fn a_key_in_a_text_is_cut_down_to_its_id() {
         let text = format!("a will to x/{KEY}, and then {OTHER}");
         assert_eq!(masked(&text), "a will to x/tampu_1234abcd_…, and then tampu_99999999_…");
+        let token = KEY.replace("tampu_", "tampu_token_");
+        assert_eq!(masked(&format!("GET /devices/{token}/x")), "GET /devices/tampu_token_1234abcd_…/x");
         for harmless in ["", "there is no API key 1234abcd", "tampu_1234abcd_…", "tampu_records", "tampu_"]
         {
             assert_eq!(masked(harmless), harmless);

@@ -160,7 +160,8 @@ impl KeyFiles {
     pub fn look(&mut self) -> bool {
         let mut changed = false;
         for watched in &mut self.watched {
-            if watched.file().is_some_and(|file| Seen::look(file) != watched.seen) {
+            let has_changed = |file: &_| watched.trouble.is_some() || Seen::look(file) != watched.seen;
+            if watched.file().is_some_and(has_changed) {
                 watched.read();
                 changed |= watched.trouble.is_none();
             }

@@ -132,3 +132,19 @@ fn a_revocation_is_forgotten_when_its_certificate_has_long_expired() {
     let kept = devices.device(&device("plug")).unwrap().revoked.iter();
     assert_eq!(kept.map(|it| it.certificate.serial.as_str()).collect::<Vec<_>>(), ["1", "2", "3"]);
 }
+
+#[test]
+fn a_file_that_could_not_be_read_is_read_again_although_it_looks_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut registry = Registry::open(dir.path());
+    let file = dir.path().join("devices.json");
+    let good = r#"{ "version": 1, "devices": { "plug": { "disabled": true } } }"#;
+    std::fs::write(&file, "x".repeat(good.len())).unwrap();
+    let modified = std::fs::metadata(&file).unwrap().modified().unwrap();
+    assert!(!registry.look());
+    assert!(registry.trouble().is_some());
+    std::fs::write(&file, good).unwrap();
+    std::fs::File::options().write(true).open(&file).unwrap().set_modified(modified).unwrap();
+    assert!(registry.look());
+    assert!(is_disabled(&registry.content(), "plug") && registry.trouble().is_none());
+}
