@@ -117,7 +117,7 @@ async fn a_wrong_key_or_table_holds_the_sink_and_is_not_named_in_the_status() {
     type Change = fn(&mut Supabase);
     let wrong: [(Change, &str); 4] = [
         (|settings| settings.key = Secret::new("sb_secret_wrong".to_owned()), "Invalid API key"),
-        (|settings| settings.key = Secret::new("sb_publishable_demo".to_owned()), "may not insert"),
+        (|settings| settings.key = Secret::new("sb_publishable_demo".to_owned()), "may not do this"),
         (|settings| settings.table = "nowhere".to_owned(), "PGRST205"),
         (|settings| settings.schema = Some("hidden".to_owned()), "PGRST106"),
     ];
