@@ -19,6 +19,7 @@ mod tests;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::time::Duration;
 
 use tokio::sync::{Notify, SetOnce};
 
@@ -154,6 +155,7 @@ impl Ledger {
     /// # Errors
     /// When it is refused, which is on disk as well; or the gateway ends.
     pub async fn accept(&self, new: NewCommand) -> Result<Accepted, NotAccepted> {
+        let came_ms = self.0.clock.stamp().boot_ms;
         tokio::select! {
             _ = self.0.ready.wait() => {}
             // The store may never open.
@@ -164,7 +166,10 @@ impl Ledger {
             writer.until_durable(mark).await.map_err(|Closed| NotAccepted::Closed)
         };
         loop {
-            match self.admit(new.clone(), &mut writer, true) {
+            // What has waited for the store, or for room, is so much older.
+            let waited = Duration::from_millis(self.0.clock.stamp().boot_ms.saturating_sub(came_ms));
+            let good_for = new.good_for.saturating_sub(waited);
+            match self.admit(NewCommand { good_for, ..new.clone() }, &mut writer, true) {
                 Ok(Admitted::Known(command, mark)) => {
                     until_durable(&writer, mark).await?;
                     return Ok(Accepted::Known(command));

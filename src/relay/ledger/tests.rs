@@ -1,7 +1,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Mutex;
-use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -278,6 +277,21 @@ async fn what_is_beyond_a_bound_is_refused_with_the_reason() {
     accept(&ledger, other(2)).await;
     assert!(refusal(&ledger, other(3)).await.contains("commands.max_open lets"));
     assert_eq!((ledger.figures().refused, ledger.figures().expired), (6, 1));
+}
+
+#[tokio::test]
+async fn the_time_that_a_command_waits_to_be_accepted_is_part_of_its_age() {
+    let dir = tempfile::tempdir().unwrap();
+    let (buffer, _) = Buffer::open(&dir.path().join("buffer"), &config::Buffer::default(), &[]).unwrap();
+    let ledger = Ledger::new(&buffer, clock(dir.path()), &config::Commands::default());
+    let load = async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        ledger.load().await.unwrap();
+    };
+    let short = NewCommand { good_for: Duration::from_millis(10), ..new_command("on") };
+    let (late, good, ()) = tokio::join!(ledger.accept(short), accept(&ledger, new_command("on")), load);
+    assert!(matches!(&late, Err(NotAccepted::Refused(it)) if it.state == State::Expired), "{late:?}");
+    assert!(good.good_for < Duration::from_secs(60), "{:?}", good.good_for);
 }
 
 #[tokio::test]
