@@ -3,7 +3,7 @@
 use std::error::Error as _;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use reqwest::header::{
     CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderMap, HeaderName, RETRY_AFTER, TRANSFER_ENCODING,
@@ -271,8 +271,12 @@ impl Reply {
             return Some(Duration::from_secs(seconds));
         }
         let until = httpdate::parse_http_date(text).ok()?;
-        let sent = httpdate::parse_http_date(self.header(&DATE)?).ok()?;
-        Some(until.duration_since(sent).unwrap_or_default())
+        Some(until.duration_since(self.date()?).unwrap_or_default())
+    }
+
+    /// When it was sent, by the far side's clock.
+    pub(crate) fn date(&self) -> Option<SystemTime> {
+        httpdate::parse_http_date(self.header(&DATE)?).ok()
     }
 
     pub(crate) fn header(&self, name: &HeaderName) -> Option<&str> {

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use reqwest::header::{DATE, HeaderName, HeaderValue};
+use reqwest::header::{HeaderName, HeaderValue};
 use reqwest::{Method, Url};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -114,8 +114,7 @@ impl Table {
         if body.len() >= MAX_PAGE_BYTES {
             return Ok(None);
         }
-        let at = reply.header(&DATE).and_then(|date| httpdate::parse_http_date(date).ok());
-        Ok(Some(Page { rows: parsed(body)?, at }))
+        Ok(Some(Page { rows: parsed(body)?, at: reply.date() }))
     }
 
     /// Rows that were taken and have no end yet, after the one with this id.

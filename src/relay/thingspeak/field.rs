@@ -101,8 +101,8 @@ impl FieldSource {
         }
     }
 
-    async fn take(&self, FieldValue { entry_id, value, created_at }: &FieldValue) {
-        let age = age(&self.clock, *created_at);
+    async fn take(&self, FieldValue { entry_id, value, created_at, sent_at }: &FieldValue) {
+        let age = age(&self.clock, *created_at, *sent_at);
         // Entries of a channel that was cleared are counted anew.
         let at = created_at.map_or(0, OffsetDateTime::unix_timestamp);
         let reference = format!("{}/field{}/{at}/{entry_id}", self.settings.channel, self.settings.field);
@@ -121,6 +121,7 @@ mod tests {
             entry_id,
             value: value.to_owned(),
             created_at: OffsetDateTime::from_unix_timestamp(second).ok(),
+            sent_at: None,
         };
         let changes = found.iter().filter_map(|it| seen.change(it.map(value), first_value));
         changes.map(|it| it.value).collect()

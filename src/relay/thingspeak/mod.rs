@@ -9,7 +9,7 @@ mod reply;
 mod report;
 mod talkback;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use reqwest::header::HeaderMap;
 use reqwest::{Method, Url};
@@ -60,10 +60,15 @@ impl Client {
     }
 }
 
-/// How long ago that was; nothing, while it is not known what time it is.
-fn age(clock: &Clock, created_at: Option<OffsetDateTime>) -> Duration {
-    let since = |at: OffsetDateTime| clock.trusted_now().duration_since(at.into()).ok();
-    created_at.filter(|_| clock.is_synchronized()).and_then(since).unwrap_or_default()
+/// How long ago that was, by the gateway's own clock, if it is right; otherwise by that of the far side, whose reply
+/// was sent at `sent_at`. As long as nobody knows, it is too old for anything: no command is carried out late.
+fn age(clock: &Clock, created_at: Option<OffsetDateTime>, sent_at: Option<SystemTime>) -> Duration {
+    let now = if clock.is_synchronized() { Some(clock.trusted_now()) } else { sent_at };
+    match (now, created_at) {
+        (Some(now), Some(at)) => now.duration_since(at.into()).unwrap_or_default(),
+        (Some(_), None) => Duration::ZERO,
+        (None, _) => Duration::MAX,
+    }
 }
 
 #[cfg(test)]

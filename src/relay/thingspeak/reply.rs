@@ -1,6 +1,6 @@
 //! What ThingSpeak's replies mean to who asks for commands.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 use time::OffsetDateTime;
@@ -19,6 +19,8 @@ pub(super) struct Taken {
     pub(super) text: String,
     /// When it was put into the queue, if that was said.
     pub(super) created_at: Option<OffsetDateTime>,
+    /// When the reply was sent, by the far side's clock.
+    pub(super) sent_at: Option<SystemTime>,
 }
 
 /// A value of a field, newest last.
@@ -27,6 +29,8 @@ pub(super) struct FieldValue {
     pub(super) entry_id: u64,
     pub(super) value: String,
     pub(super) created_at: Option<OffsetDateTime>,
+    /// When the reply was sent, by the far side's clock.
+    pub(super) sent_at: Option<SystemTime>,
 }
 
 /// The reply to `commands/execute.json`. `None`: the queue is empty, which is said with `{}`, `null` or nothing.
@@ -42,7 +46,7 @@ pub(super) fn taken(reply: &Reply) -> Result<Option<Taken>, SendError> {
         return Ok(None);
     }
     let Shape { id, command_string: text, created_at } = parse(reply)?;
-    Ok(Some(Taken { id, text, created_at: created_at.as_deref().and_then(time) }))
+    Ok(Some(Taken { id, text, created_at: created_at.as_deref().and_then(time), sent_at: reply.date() }))
 }
 
 /// Whether a reply that cannot be used may stand for one with a command: a gateway's timeout, a body that was cut.
@@ -69,7 +73,12 @@ pub(super) fn last_value(reply: &Reply, field: u8) -> Result<Option<FieldValue>,
             _ => return None,
         };
         let created_at = feed.get("created_at").and_then(|at| at.as_str()).and_then(time);
-        Some(FieldValue { entry_id: feed.get("entry_id")?.as_u64()?, value, created_at })
+        Some(FieldValue {
+            entry_id: feed.get("entry_id")?.as_u64()?,
+            value,
+            created_at,
+            sent_at: reply.date(),
+        })
     }))
 }
 

@@ -100,8 +100,8 @@ impl TalkBackSource {
         })
     }
 
-    async fn take(&self, Taken { id, text, created_at }: Taken) {
-        let age = age(&self.clock, created_at);
+    async fn take(&self, Taken { id, text, created_at, sent_at }: Taken) {
+        let age = age(&self.clock, created_at, sent_at);
         // The queue of another TalkBack counts anew.
         let reference = format!("{}/{id}", self.settings.talkback);
         self.desk.take(&self.settings.command, Said { place: "command", text: &text, reference, age }).await;

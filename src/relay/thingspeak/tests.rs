@@ -28,8 +28,21 @@ struct Scene {
 }
 
 impl Scene {
-    /// A cloud with this written in it, a ledger, and the source as `settings` has it, which runs until `act` is done.
     async fn play<T, F>(settings: &str, max_open: usize, prepare: impl FnOnce(&Cloud), act: F) -> T
+    where
+        F: AsyncFnOnce(Scene) -> T,
+    {
+        Self::play_by(ClockSource::Trusted, settings, max_open, prepare, act).await
+    }
+
+    /// A cloud with this written in it, a ledger, and the source as `settings` has it, which runs until `act` is done.
+    async fn play_by<T, F>(
+        clock: ClockSource,
+        settings: &str,
+        max_open: usize,
+        prepare: impl FnOnce(&Cloud),
+        act: F,
+    ) -> T
     where
         F: AsyncFnOnce(Scene) -> T,
     {
@@ -39,7 +52,7 @@ impl Scene {
         prepare(&cloud);
         let dir = tempfile::tempdir().unwrap();
         let (buffer, _) = Buffer::open(&dir.path().join("buffer"), &config::Buffer::default(), &[]).unwrap();
-        let clock_settings = config::Clock { source: ClockSource::Trusted, ..config::Clock::default() };
+        let clock_settings = config::Clock { source: clock, ..config::Clock::default() };
         let clock = Clock::start(&clock_settings, &dir.path().join("floor"), BTreeMap::new()).unwrap();
         let commands = config::Commands { max_open_per_device: max_open, ..config::Commands::default() };
         let ledger = Ledger::open(&buffer, clock.clone(), &commands).await.unwrap();
@@ -219,6 +232,33 @@ async fn the_time_that_a_command_has_waited_is_taken_from_that_for_which_it_is_g
         assert!(left <= Duration::from_secs(540) && left > Duration::from_secs(400), "{left:?}");
     })
     .await;
+}
+
+#[tokio::test]
+async fn the_age_of_a_command_is_told_by_the_far_side_as_long_as_the_own_clock_is_not_right() {
+    let prepare = |cloud: &Cloud| {
+        cloud.thingspeak.queue_command("late", Duration::from_secs(600));
+        cloud.thingspeak.queue_command("good", NOW);
+    };
+    let unset = ClockSource::File("/nowhere/synchronized".into());
+    Scene::play_by(unset, &talkback("good_for = \"5m\"\n"), 10, prepare, async |scene| {
+        scene.until_payloads(&["late", "good"]).await;
+        let states: Vec<_> = scene.commands().iter().map(|it| it.state).collect();
+        assert_eq!(states, [State::Expired, State::Queued]);
+    })
+    .await;
+}
+
+#[test]
+fn what_is_so_old_that_nobody_knows_is_too_old() {
+    let dir = tempfile::tempdir().unwrap();
+    let unset = ClockSource::File("/nowhere/synchronized".into());
+    let settings = config::Clock { source: unset, ..config::Clock::default() };
+    let clock = Clock::start(&settings, &dir.path().join("floor"), BTreeMap::new()).unwrap();
+    let sent_at = std::time::UNIX_EPOCH + Duration::from_secs(1_767_225_660);
+    let created_at = Some((sent_at - Duration::from_secs(60)).into());
+    assert_eq!(super::age(&clock, created_at, Some(sent_at)), Duration::from_secs(60));
+    assert_eq!(super::age(&clock, created_at, None), Duration::MAX);
 }
 
 #[tokio::test]
