@@ -143,6 +143,10 @@ impl Book {
         Some(&self.entries[self.ids.get(&id)?].command)
     }
 
+    pub(super) fn knows(&self, source: Source, name: &str, reference: &str) -> bool {
+        self.references.contains_key(&(source, name.into(), reference.into()))
+    }
+
     /// Open commands that wait for a reply.
     pub(super) fn awaited(&self) -> usize {
         self.awaited

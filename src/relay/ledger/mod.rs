@@ -245,6 +245,12 @@ impl Ledger {
         self.desk().book.get(id).cloned()
     }
 
+    /// Whether a source with this name has sent this reference before, and it was not forgotten.
+    #[must_use]
+    pub fn knows(&self, source: Source, name: &str, reference: &str) -> bool {
+        self.desk().book.knows(source, name, reference)
+    }
+
     /// Commands, the newest first, beginning after `after`. Nothing is after one that is not known.
     #[must_use]
     pub fn list(&self, wanted: &Wanted, after: Option<CommandId>, limit: usize) -> Page {

@@ -259,7 +259,11 @@ impl SupabaseSource {
     }
 
     async fn take(&self, id: &str, row: &str, now: Option<SystemTime>) {
-        let Desk { origin, .. } = &self.desk;
+        let Desk { origin, ledger, .. } = &self.desk;
+        // It was taken, and will be told what became of it, however old it is by now.
+        if ledger.knows(origin.source, &origin.name, id) {
+            return;
+        }
         let reader = Reader { settings: &self.settings, origin, gateway: &self.gateway, now };
         match reader.read(id, row) {
             Verdict::Command(new) => self.desk.accept(*new).await,

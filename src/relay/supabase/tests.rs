@@ -116,6 +116,19 @@ fn insert(cloud: &Cloud, more: Value) {
     cloud.supabase.insert("commands", &row).unwrap();
 }
 
+fn command_of_row(id: &str) -> crate::relay::NewCommand {
+    crate::relay::NewCommand {
+        device: DeviceId::parse("lamp").unwrap(),
+        topic: crate::message::Topic::parse("lamp/cmd").unwrap(),
+        payload: "on".into(),
+        qos: Qos::AtLeastOnce,
+        origin: Origin { source: Source::Supabase, name: "cloud".into(), reference: Some(id.into()) },
+        key: None,
+        good_for: Duration::from_secs(60),
+        reply: None,
+    }
+}
+
 async fn eventually(what: &str, is_so: impl Fn() -> bool) {
     let start = Instant::now();
     while !is_so() {
@@ -211,20 +224,9 @@ async fn a_row_that_is_known_is_not_carried_out_again_and_one_that_is_lost_neith
     let line = cloud.supabase.line().clone();
     line.always(Some(Fault::Reply(Reply::empty(503))));
     let bench = Bench::with(cloud, NEVER, ClockSource::Trusted, |_| {}).await;
-    let mut new = crate::relay::NewCommand {
-        device: DeviceId::parse("lamp").unwrap(),
-        topic: crate::message::Topic::parse("lamp/cmd").unwrap(),
-        payload: "on".into(),
-        qos: Qos::AtLeastOnce,
-        origin: Origin { source: Source::Supabase, name: "cloud".into(), reference: Some("1".into()) },
-        key: None,
-        good_for: Duration::from_secs(60),
-        reply: None,
-    };
     // As if the process had been killed before it told the row.
-    bench.ledger.accept(new.clone()).await.unwrap();
-    new.origin.reference = Some("77".into());
-    bench.ledger.accept(new).await.unwrap();
+    bench.ledger.accept(command_of_row("1")).await.unwrap();
+    bench.ledger.accept(command_of_row("77")).await.unwrap();
     line.always(None);
     let row = bench.row_in_status(1, "failed").await;
     assert!(row.text("reason").is_some_and(|reason| reason.contains("may have been carried out")), "{row:?}");
@@ -237,6 +239,23 @@ async fn a_row_that_is_known_is_not_carried_out_again_and_one_that_is_lost_neith
         bench.ledger.unreported(Source::Supabase, "cloud", 9).is_empty()
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_row_that_is_known_has_not_expired_however_old_it_is_when_it_is_read_again() {
+    let cloud = cloud().await;
+    insert(&cloud, json!({ "created_at": "2026-01-01T00:00:00Z" }));
+    insert(&cloud, json!({}));
+    let line = cloud.supabase.line().clone();
+    line.always(Some(Fault::Reply(Reply::empty(503))));
+    let bench = Bench::with(cloud, NEVER, ClockSource::Trusted, |_| {}).await;
+    let accepted = bench.ledger.accept(command_of_row("1")).await.unwrap();
+    // So that nothing else is told to the row before it is read.
+    bench.ledger.reported(accepted.command().id, State::Queued).await.unwrap();
+    line.always(None);
+    bench.commands(2).await;
+    assert_eq!(bench.status.borrow().refused, 0);
+    assert_eq!(bench.cloud.supabase.rows("commands")[0].text("status"), Some("queued"));
 }
 
 #[tokio::test]
