@@ -318,13 +318,16 @@ impl Book {
         self.last_end
     }
 
-    /// Those that ended first go, beyond what may be kept; the last one stays, so that it is heard of.
+    /// Those that ended first go, beyond what may be kept, and those whose end is to be told last of all. The last
+    /// one stays, so that it is heard of.
     fn forget_finished(&mut self) {
         let config::Commands { max_finished, max_total_bytes, .. } = self.settings;
         while (self.finished.len() > max_finished || self.bytes > max_total_bytes) && self.finished.len() > 1
         {
-            let Some((_, first)) = self.finished.first_key_value() else { return };
-            self.remove(*first);
+            let mut earlier = self.finished.values().take(self.finished.len() - 1);
+            let told = earlier.clone().find(|number| !is_to_be_told(&self.entries[*number].command));
+            let Some(number) = told.or(earlier.next()).copied() else { return };
+            self.remove(number);
         }
     }
 
@@ -356,6 +359,12 @@ fn reference(command: &Command) -> Option<(Source, Box<str>, Box<str>)> {
 
 fn report(command: &Command) -> (Source, Box<str>, u64) {
     (command.origin.source, command.origin.name.clone(), command.number)
+}
+
+/// Whether its source may send it again, because it was not told what became of it.
+fn is_to_be_told(command: &Command) -> bool {
+    let is_told = matches!(command.origin.source, Source::TalkBack | Source::Field | Source::Supabase);
+    is_told && command.origin.reference.is_some() && command.reported != Some(command.state)
 }
 
 fn replaced_reason(by: CommandId) -> String {

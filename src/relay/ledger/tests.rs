@@ -325,6 +325,31 @@ async fn finished_commands_make_room_and_open_ones_do_not() {
 }
 
 #[tokio::test]
+async fn what_its_source_may_send_again_is_not_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings =
+        config::Commands { max_finished: 3, keep_finished: Duration::ZERO, ..config::Commands::default() };
+    let (ledger, _buffer) = open_with(dir.path(), &settings).await;
+    let done = async |new: NewCommand| {
+        let id = accept(&ledger, new).await.id;
+        ledger.hand_over(id, Qos::AtLeastOnce).unwrap();
+        ledger.acked(id);
+        id
+    };
+    let untold = done(with_reference("on", "row-1")).await;
+    let told = done(with_reference("on", "row-2")).await;
+    ledger.reported(told, State::Done).await.unwrap();
+    let unnamed = done(new_command("on")).await;
+    let is_kept = |ids: &[CommandId]| ids.iter().map(|id| ledger.get(*id).is_some()).collect::<Vec<_>>();
+    // What is old is forgotten at every 64th time.
+    (0..64).for_each(|_| ledger.sweep());
+    assert_eq!(is_kept(&[untold, told, unnamed]), [true, true, false], "both rows are still good");
+    let others = [done(new_command("on")).await, done(new_command("on")).await];
+    assert_eq!(is_kept(&[untold, told]), [true, false], "there is room for three");
+    assert_eq!(is_kept(&others), [true, true]);
+}
+
+#[tokio::test]
 async fn a_command_whose_time_is_over_is_not_given_to_anybody() {
     let dir = tempfile::tempdir().unwrap();
     let (ledger, _buffer) = open(dir.path()).await;

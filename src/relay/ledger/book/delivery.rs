@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Book, Entry, Life, Now, replaced_reason};
+use super::{Book, Entry, Life, Now, is_to_be_told, replaced_reason};
 use crate::buffer::Mark;
 use crate::message::{CommandId, DeviceId, Qos};
 use crate::relay::command::{Command, SharedCommand, State};
@@ -219,11 +219,20 @@ impl Book {
         self.sweeps = self.sweeps.wrapping_add(1);
         if self.sweeps.is_multiple_of(64) {
             let keep = self.settings.keep_finished;
-            let is_old = |number: &&u64| now.is_past(self.entries[*number].command.since(), keep);
+            let is_old = |number: &&u64| {
+                let command = &self.entries[*number].command;
+                now.is_past(command.since(), keep) && !may_come_again(command, now)
+            };
             let old: Vec<u64> = self.finished.values().filter(is_old).copied().collect();
             old.into_iter().for_each(|number| self.remove(number));
         }
     }
+}
+
+/// Whether its source may send it again while it is good: forgotten, it would be carried out twice.
+fn may_come_again(command: &Command, now: &Now<'_>) -> bool {
+    let is_good = !now.is_past(command.accepted(), command.good_for);
+    is_to_be_told(command) || is_good && command.origin.reference.is_some()
 }
 
 fn is_waiting(entry: &Entry) -> bool {
