@@ -246,6 +246,21 @@ async fn a_later_command_with_the_same_key_takes_the_place_of_one_that_waits() {
 }
 
 #[tokio::test]
+async fn a_later_command_that_never_was_sent_takes_no_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ledger, _buffer) = open(dir.path()).await;
+    let keyed = |payload| NewCommand { key: Some("brightness".into()), ..new_command(payload) };
+    let first = accept(&ledger, keyed("1")).await;
+    ledger.hand_over(first.id, Qos::AtLeastOnce).unwrap();
+    let too_late = NewCommand { good_for: Duration::ZERO, ..keyed("2") };
+    assert!(matches!(ledger.accept(too_late).await, Err(NotAccepted::Refused(_))));
+    let taken_back = accept(&ledger, keyed("3")).await;
+    ledger.cancel(taken_back.id).await.unwrap();
+    ledger.undelivered(first.id, &Undelivered::Unconfirmed);
+    assert_eq!(state_of(&ledger, &first), State::Queued);
+}
+
+#[tokio::test]
 async fn what_is_beyond_a_bound_is_refused_with_the_reason() {
     let dir = tempfile::tempdir().unwrap();
     let settings = config::Commands {

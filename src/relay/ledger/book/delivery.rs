@@ -133,12 +133,13 @@ impl Book {
         });
     }
 
-    /// A later command for the same device and key, however far it is.
+    /// A later command for the same device and key that may reach the device, or may have reached it.
     fn later_with_key(&self, command: &Command) -> Option<CommandId> {
         let key = command.key.as_ref()?;
         let later = self.entries.range(command.number + 1..).map(|(_, entry)| &entry.command);
         let mut later = later.filter(|later| {
-            later.state != State::Refused && later.device == command.device && later.key.as_ref() == Some(key)
+            let counts = !later.state.is_final() || later.time_of(State::Sent).is_some();
+            counts && later.device == command.device && later.key.as_ref() == Some(key)
         });
         later.next().map(|later| later.id)
     }
