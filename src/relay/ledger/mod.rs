@@ -156,19 +156,24 @@ impl Ledger {
     /// When it is refused, which is on disk as well; or the gateway ends.
     pub async fn accept(&self, new: NewCommand) -> Result<Accepted, NotAccepted> {
         let came_ms = self.0.clock.stamp().boot_ms;
-        tokio::select! {
-            _ = self.0.ready.wait() => {}
-            // The store may never open.
-            _ = self.0.buffer.ended() => return Err(NotAccepted::Closed),
+        // What has waited for the store, or for room, is so much older.
+        let left = || {
+            let waited_ms = self.0.clock.stamp().boot_ms.saturating_sub(came_ms);
+            new.good_for.saturating_sub(Duration::from_millis(waited_ms))
+        };
+        let mut good_for = new.good_for;
+        if !self.0.ready.initialized() {
+            tokio::select! {
+                _ = self.0.ready.wait() => good_for = left(),
+                // The store may never open.
+                _ = self.0.buffer.ended() => return Err(NotAccepted::Closed),
+            }
         }
         let mut writer = self.0.buffer.writer();
         let until_durable = async |writer: &Writer, mark| {
             writer.until_durable(mark).await.map_err(|Closed| NotAccepted::Closed)
         };
         loop {
-            // What has waited for the store, or for room, is so much older.
-            let waited = Duration::from_millis(self.0.clock.stamp().boot_ms.saturating_sub(came_ms));
-            let good_for = new.good_for.saturating_sub(waited);
             match self.admit(NewCommand { good_for, ..new.clone() }, &mut writer, true) {
                 Ok(Admitted::Known(command, mark)) => {
                     until_durable(&writer, mark).await?;
@@ -181,7 +186,10 @@ impl Ledger {
                     written?;
                     return answer(command);
                 }
-                Err(SubmitError::Full) => writer.room().await,
+                Err(SubmitError::Full) => {
+                    writer.room().await;
+                    good_for = left();
+                }
                 Err(SubmitError::Closed) => return Err(NotAccepted::Closed),
             }
         }

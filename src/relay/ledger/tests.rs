@@ -307,6 +307,8 @@ async fn the_time_that_a_command_waits_to_be_accepted_is_part_of_its_age() {
     let (late, good, ()) = tokio::join!(ledger.accept(short), accept(&ledger, new_command("on")), load);
     assert!(matches!(&late, Err(NotAccepted::Refused(it)) if it.state == State::Expired), "{late:?}");
     assert!(good.good_for < Duration::from_secs(60), "{:?}", good.good_for);
+    let at_once = accept(&ledger, new_command("on")).await;
+    assert_eq!(at_once.good_for, Duration::from_secs(60), "what did not wait is good for as long as it says");
 }
 
 #[tokio::test]
