@@ -1,6 +1,7 @@
 //! The official clients join the local cloud's Realtime, which judges our own client elsewhere.
 
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tampu::demo::cloud::{ApiKey, Cloud, CloudSettings, PostgRestSettings, Role};
@@ -80,6 +81,13 @@ async fn supabase_js_joins_is_told_rows_and_leaves() {
     let told = client.until("row").await;
     assert_eq!((&told["row"]["payload"], &told["type"]), (&json!("first"), &json!("INSERT")), "{told}");
     client.until("renewed").await;
+    // It has sent the new token by now; that it has come is another matter.
+    let renewed = async {
+        while !cloud.supabase.realtime().seen().renewed.contains(&RENEWED.to_owned()) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, renewed).await.expect("the new token comes");
     cloud.supabase.realtime().expire(TOKEN);
     insert(&cloud, "gw", "second");
     assert_eq!(client.until("row").await["row"]["payload"], "second");
